@@ -1,0 +1,421 @@
+"""Every setting of ResiDet: one tree of frozen dataclasses.
+
+The text under a field is its help on the command line. Values come from a recipe (``configs/*.yaml``) and from
+``--section.field value`` overrides; :func:`finalize` checks them against each other, derives what follows from
+them, and says each derived value in one sentence. Nothing here imports torch, so that ``--help`` is immediate.
+
+Sources of the default values: the published Faster R-CNN system ("FR", arXiv 1506.01497 and its released code),
+"Deep Residual Learning for Image Recognition" ("RN", arXiv 1512.03385, appendix A) and torchvision ("TV").
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from detection.errors import UserError
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The 20 classes of PASCAL VOC, in the devkit's order."""
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """The region proposal network (RPN)."""
+
+    channels: int = 0
+    """Width of the 3x3 convolution; 0 takes as many channels as the features have (FR with VGG: 512)."""
+    anchor_sizes: tuple[float, ...] = (128.0, 256.0, 512.0)
+    """Square roots of the anchors' areas, in pixels of the resized image; a pyramid takes one size a level."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width of the anchors (FR)."""
+    ignore_border: bool = True
+    """Leave anchors that cross the image border out of training (FR; TV keeps them)."""
+    fg_iou: float = 0.7
+    """An anchor with at least this IoU to an object is positive, as is the best anchor of each object (FR)."""
+    bg_iou: float = 0.3
+    """An anchor whose best IoU is below this is negative (FR)."""
+    samples: int = 256
+    """Anchors sampled per image for the loss (FR)."""
+    fg_fraction: float = 0.5
+    """At most this share of the sampled anchors is positive (FR)."""
+    beta: float = 1 / 9
+    """Where the smooth L1 box loss turns from quadratic to linear (FR code: sigma 3, that is 1/9)."""
+    box_weight: float = 1.0
+    """Factor of the box loss (FR: lambda 10 over about 2400 positions, nearly the same as 1 over 256 samples)."""
+    pre_nms_train: int = 12000
+    """Highest-scored anchors of each level that enter NMS in training (FR code)."""
+    pre_nms_test: int = 6000
+    """The same at test time (FR code)."""
+    post_nms_train: int = 2000
+    """Proposals of an image after NMS in training (FR)."""
+    post_nms_test: int = 300
+    """Proposals of an image after NMS at test time (FR, RN)."""
+    nms_iou: float = 0.7
+    """Proposals that overlap a better one by more than this are removed (FR)."""
+    score_threshold: float = 0.0
+    """Proposals scored lower than this probability are removed (TV)."""
+    min_size: float = 16.0
+    """Proposals with a side below this many pixels of the original image are removed (FR code)."""
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """The region head (the "Fast R-CNN" part)."""
+
+    pooling: Literal["align", "max"] = "align"
+    """RoIAlign, or the RoI max-pooling of the published system."""
+    pool_size: int = 0
+    """Rows and columns of a pooled region; 0 takes the head's own: 14 for c4, 7 for fpn and fc."""
+    sampling_ratio: int = 2
+    """RoIAlign's sampling points per bin and direction (TV)."""
+    hidden: int = 1024
+    """Width of the two layers of the fpn head (TV)."""
+    dropout: float = 0.5
+    """Dropout after fc6 and fc7 of the fc head (FR)."""
+    class_agnostic: bool = False
+    """One box regression for all classes instead of one for each."""
+    samples: int = 128
+    """Regions sampled per image for the loss (FR code; TV 512)."""
+    fg_fraction: float = 0.25
+    """At most this share of the sampled regions is foreground (FR)."""
+    fg_iou: float = 0.5
+    """A region with at least this IoU to an object is foreground (FR)."""
+    bg_iou_high: float = 0.5
+    """A region is background when its best IoU is below this ..."""
+    bg_iou_low: float = 0.0
+    """... and at least this (FR on VOC 0.1, on COCO 0)."""
+    add_gt: bool = True
+    """Let the annotated boxes themselves take part in the sampling (FR, TV)."""
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """Factors of the encoded offsets x, y, w, h (FR code: inverse standard deviations)."""
+    max_side_ratio: float = 62.5
+    """A regressed side grows at most by this factor (TV: 1000/16); it keeps exp() finite."""
+    beta: float = 1.0
+    """Where the smooth L1 box loss turns from quadratic to linear (FR 1, TV 1/9)."""
+    box_weight: float = 1.0
+    """Factor of the box loss (FR)."""
+    class_init_std: float = 0.01
+    """Standard deviation of the classifier's first weights (FR)."""
+    box_init_std: float = 0.001
+    """Standard deviation of the box regression's first weights (FR)."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The detector's architecture."""
+
+    head: Literal["c4", "fpn", "fc"] = "c4"
+    """c4: ResNet, conv5 on each region. fpn: feature pyramid, two-layer head. fc: VGG, fc6 and fc7 on each region."""
+    norm: Literal["frozen", "batch", "sync", "group", "none"] = "frozen"
+    """Normalization of the backbone; ResNet takes frozen, batch, sync or group, VGG takes none, batch or group."""
+    freeze_at: int = 2
+    """How many first stages are not trained: 0 none, 1 the stem (VGG: conv1), 2 also conv2, ... 5 all."""
+    pyramid_channels: int = 256
+    """Channels of every level of the feature pyramid."""
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the red, green and blue values, scaled to [0, 1], that is subtracted from images (TV, ImageNet)."""
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation that images are divided by after that (TV, ImageNet)."""
+    rpn: ProposalSettings = field(default_factory=ProposalSettings)
+    roi: RegionSettings = field(default_factory=RegionSettings)
+
+    @property
+    def padding(self) -> int:
+        """Padded image sizes are multiples of this many pixels: the coarsest stride in use."""
+        return 64 if self.head == "fpn" else 32
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What happens to a training image, in this order; every value is a probability unless it says otherwise."""
+
+    crop: float = 0.0
+    """A random crop that keeps every box whole."""
+    hflip: float = 0.5
+    """Mirror left and right (the paper's only augmentation)."""
+    vflip: float = 0.0
+    """Mirror up and down."""
+    colour: float = 0.0
+    """Random brightness, contrast, saturation (each by up to 40 %) and hue (by up to 5 %)."""
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest random factor on the resized image's size (1, 1: none)."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The data set and how its images reach the detector."""
+
+    format: Literal["voc", "shapes"] = "voc"
+    """voc: a devkit or any folder in VOC layout. shapes: the small built-in set, written to `root` unless it is there."""
+    root: str = "data/VOCdevkit"
+    """The devkit (holds VOC2007, ...) or a folder that itself holds Annotations, JPEGImages and ImageSets/Main."""
+    train: str = "2007/trainval"
+    """Training set: SET, or YEAR/SET under a devkit; a union is written with +, as 2007/trainval+2012/trainval."""
+    val: str = "2007/test"
+    """Set that is scored during training and by eval_det; the same form."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of their labels; none: the 20 VOC classes in a devkit, otherwise found by reading."""
+    difficult: Literal["ignore", "use", "drop"] = "ignore"
+    """Objects marked difficult in training: neither target nor background, ordinary targets, or as if not there."""
+    on_error: Literal["fail", "drop"] = "fail"
+    """On faulty annotations: stop with a list of all of them, or leave out the object (or the unusable image)."""
+    min_size: tuple[int, ...] = (600,)
+    """Shorter side after resizing, in pixels; training draws one of several values (FR: 600)."""
+    max_size: int = 1000
+    """The longer side is at most this long after resizing (FR code: 1000)."""
+    test_min_size: int = 600
+    """Shorter side at test time."""
+    test_max_size: int = 1000
+    """Limit of the longer side at test time."""
+    group_by_shape: bool = True
+    """Fill a batch with images that are all wide or all tall, so that little of it is padding."""
+    workers: int = 2
+    """Processes that read and prepare images; 0: the main process does it."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The training run. Its length is counted in iterations (optimizer steps)."""
+
+    iterations: int = 70000
+    """Optimizer steps of the whole run."""
+    batch_size: int = 1
+    """Images per optimizer step, over all processes and accumulated parts."""
+    accumulate: int = 1
+    """Parts that each process computes one after another and adds up before a step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    lr: float = 0.001
+    """Learning rate at `reference_batch` images per step; it is scaled linearly to `batch_size`."""
+    reference_batch: int = 1
+    """Batch size that `lr` was chosen for."""
+    momentum: float = 0.9
+    """Momentum of SGD (FR)."""
+    weight_decay: float = 0.0005
+    """Weight decay (FR); normalization parameters are exempt."""
+    bias_lr_factor: float = 1.0
+    """Learning rate of biases, relative (FR code: 2)."""
+    bias_weight_decay: bool = True
+    """Whether biases decay as well (FR code: no)."""
+    schedule: Literal["multistep", "cosine", "onecycle"] = "multistep"
+    """multistep: times `gamma` at each of `steps`. cosine: down to 0. onecycle: up for 30 % of the run, then down to 0."""
+    steps: tuple[int, ...] = (50000,)
+    """Iterations at which multistep lowers the learning rate."""
+    gamma: float = 0.1
+    """Factor of multistep (FR)."""
+    warmup_iterations: int = 500
+    """Iterations over which the learning rate rises linearly to its value (multistep and cosine)."""
+    warmup_factor: float = 0.001
+    """Share of the learning rate at which the warm-up begins."""
+    clip_norm: float = 0.0
+    """Scale gradients down to this norm when it is exceeded; 0: never."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic of convolutions; auto: bf16 on a GPU that has it, otherwise fp32."""
+    channels_last: bool = True
+    """Keep feature maps with channels innermost, the faster memory layout of convolutions."""
+    deterministic: bool = False
+    """Refuse operations that have no deterministic form (the CPU is deterministic in any case)."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then scored and saved too; 0: none."""
+    eval_every: int = 0
+    """Score the validation set every so many iterations; 0: at the end only."""
+    checkpoint_every: int = 1000
+    """Write last.pt every so many iterations (and at the end)."""
+    log_every: int = 20
+    """Write a record of losses every so many iterations."""
+    stop_at: int = 0
+    """Save and end, as after SIGTERM, at this iteration; a later --resume goes on. 0: run to the end."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """What is kept of the detector's output at test time."""
+
+    score_threshold: float = 0.05
+    """Detections scored lower are dropped (FR code, TV)."""
+    nms_iou: float = 0.3
+    """Detections that overlap a better one of their class by more than this are removed (FR 0.3, TV 0.5)."""
+    detections: int = 100
+    """At most this many detections of an image are kept (FR code, TV)."""
+    batch_size: int = 1
+    """Images computed at once; only images of equal padded size share a batch, so scores do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run."""
+
+    backbone: str = "resnet101"
+    """resnet18, resnet34, resnet50, resnet101, resnet152, vgg16 or vgg19."""
+    weights: str = "imagenet1k_v1"
+    """ImageNet weights of the backbone: imagenet1k_v1, imagenet1k_v2, none, or a file."""
+    output: str = ""
+    """Folder of the run or of the results; empty: a new folder under runs/."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: the GPU if there is one."""
+    seed: int = 0
+    """Seed of everything random."""
+    resume: str = ""
+    """Run folder, or its last.pt, to go on with exactly where it stopped."""
+    init_from: str = ""
+    """Checkpoint whose weights the run starts from (weights only; a head with other classes starts anew)."""
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Whether to log to Weights & Biases too."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    test: InferenceSettings = field(default_factory=InferenceSettings)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The settings as nested dictionaries of plain values (tuples as lists), for YAML and checkpoints."""
+    plain = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        plain[item.name] = value
+    return plain
+
+
+def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
+    """The inverse of :func:`to_dict`; missing keys take their defaults.
+
+    Raises:
+        UserError: a key is not a setting (a checkpoint of another version, for example).
+    """
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"{kind.__name__} has no setting {', '.join(unknown)}: another version of ResiDet wrote it")
+    arguments = {}
+    for name, value in values.items():
+        inner = known[name].default_factory
+        if isinstance(value, dict):
+            value = from_dict(value, inner)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return kind(**arguments)
+
+
+def overlay(base: Mapping[str, Any], explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `explicit` laid over it, group by group; neither is changed."""
+    merged = dict(base)
+    for name, value in explicit.items():
+        merged[name] = overlay(base.get(name, {}), value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def finalize(config: Config, world_size: int = 1) -> tuple[Config, list[str]]:
+    """Check the settings against each other and derive what follows from them.
+
+    The result is complete: finalizing it again changes nothing, so that the ``config.yaml`` of a run repeats the run.
+
+    Args:
+        world_size: how many processes share each batch.
+
+    Returns:
+        The settings to run with, and one sentence for each derived value.
+
+    Raises:
+        UserError: two settings contradict each other, or a value is out of its range.
+    """
+    _check_ranges(config)
+    _check_agreement(config, world_size)
+    train, sentences = config.train, []
+    lr = train.lr * train.batch_size / train.reference_batch
+    sentences.append(
+        f"learning rate {lr:g} = {train.lr:g} x batch {train.batch_size} / reference batch {train.reference_batch}"
+    )
+    train = dataclasses.replace(train, lr=lr, reference_batch=train.batch_size)
+    each = train.batch_size // world_size // train.accumulate
+    sentences.append(
+        f"batch {train.batch_size} = {world_size} {'process' if world_size == 1 else 'processes'} x "
+        f"{train.accumulate} accumulated x {each} images"
+    )
+    rpn = config.model.rpn
+    shapes = len(rpn.anchor_ratios) * (1 if config.model.head == "fpn" else len(rpn.anchor_sizes))
+    where = "place of each level" if config.model.head == "fpn" else "place"
+    sizes = ", ".join(f"{size:g}" for size in rpn.anchor_sizes)
+    sentences.append(f"{shapes} anchors at each {where} (sizes {sizes}; {len(rpn.anchor_ratios)} shapes)")
+    return dataclasses.replace(config, train=train), sentences
+
+
+def _check_ranges(config: Config) -> None:
+    model, data, train, test = config.model, config.data, config.train, config.test
+    for name, value, low, high in (
+        ("model.rpn.fg_fraction", model.rpn.fg_fraction, 0, 1),
+        ("model.roi.fg_fraction", model.roi.fg_fraction, 0, 1),
+        ("model.rpn.nms_iou", model.rpn.nms_iou, 0, 1),
+        ("model.roi.fg_iou", model.roi.fg_iou, 0, 1),
+        ("model.roi.dropout", model.roi.dropout, 0, 1),
+        ("test.nms_iou", test.nms_iou, 0, 1),
+        ("test.score_threshold", test.score_threshold, 0, 1),
+        ("train.ema_decay", train.ema_decay, 0, 0.999999),
+        ("data.workers", data.workers, 0, 1024),
+        *((f"data.augment.{kind}", getattr(data.augment, kind), 0, 1) for kind in ("crop", "hflip", "vflip", "colour")),
+        *((f"train.{kind}_every", getattr(train, f"{kind}_every"), 0, float("inf")) for kind in ("eval", "checkpoint")),
+        ("train.stop_at", train.stop_at, 0, float("inf")),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{name} {value}: give a value from {low} to {high}")
+    for name, value in (
+        ("train.iterations", train.iterations),
+        ("train.batch_size", train.batch_size),
+        ("train.reference_batch", train.reference_batch),
+        ("train.accumulate", train.accumulate),
+        ("train.log_every", train.log_every),
+        ("train.lr", train.lr),
+        ("test.batch_size", test.batch_size),
+        ("test.detections", test.detections),
+        ("model.rpn.samples", model.rpn.samples),
+        ("model.roi.samples", model.roi.samples),
+        ("data.max_size", data.max_size),
+        *(("model.rpn.anchor_sizes", size) for size in model.rpn.anchor_sizes or (0,)),
+        *(("model.rpn.anchor_ratios", ratio) for ratio in model.rpn.anchor_ratios or (0,)),
+        *(("model.image_std", std) for std in model.image_std),
+        *(("data.min_size", size) for size in data.min_size or (0,)),
+        ("model.pyramid_channels", model.pyramid_channels),
+        ("data.augment.scale_jitter", data.augment.scale_jitter[0]),
+    ):
+        if not value > 0:
+            raise UserError(f"{name} {value}: give a value above 0")
+
+
+def _check_agreement(config: Config, world_size: int) -> None:
+    rpn, roi, train, data = config.model.rpn, config.model.roi, config.train, config.data
+    for holds, complaint in (
+        (rpn.bg_iou <= rpn.fg_iou, f"model.rpn.bg_iou {rpn.bg_iou} is above model.rpn.fg_iou {rpn.fg_iou}"),
+        (
+            roi.bg_iou_low < roi.bg_iou_high <= roi.fg_iou,
+            f"model.roi: bg_iou_low {roi.bg_iou_low} < bg_iou_high {roi.bg_iou_high} <= fg_iou {roi.fg_iou} must hold",
+        ),
+        (
+            config.model.head != "fpn" or len(rpn.anchor_sizes) == 5,
+            f"model.rpn.anchor_sizes has {len(rpn.anchor_sizes)} sizes: the fpn head takes 5, one for each level",
+        ),
+        (
+            train.batch_size % (world_size * train.accumulate) == 0,
+            f"train.batch_size {train.batch_size} cannot be shared by {world_size} processes with "
+            f"train.accumulate {train.accumulate}: give a multiple of {world_size * train.accumulate}",
+        ),
+        (list(train.steps) == sorted(set(train.steps)), f"train.steps {list(train.steps)} must increase"),
+        (not (config.resume and config.init_from), "resume and init_from are two different things: give one of them"),
+        (
+            data.augment.scale_jitter[0] <= data.augment.scale_jitter[1],
+            f"data.augment.scale_jitter {list(data.augment.scale_jitter)} must not decrease",
+        ),
+        (data.test_max_size >= data.test_min_size > 0, "data.test_max_size is below data.test_min_size"),
+        (data.max_size >= max(data.min_size), "data.max_size is below data.min_size"),
+        (train.precision != "fp16" or config.device != "cpu", "train.precision fp16 needs a GPU: use bf16 or fp32"),
+    ):
+        if not holds:
+            raise UserError(complaint)

@@ -1,0 +1,166 @@
+"""Annotations as flat arrays, and the images they belong to.
+
+Letters: ``I`` images, ``M`` objects of all images, ``N`` objects of one, ``K`` classes, ``H, W`` rows and columns.
+Flat arrays are shared with worker processes without a copy, which a list of dictionaries is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from detection.data.checks import Fault
+from detection.errors import UserError
+
+
+@dataclass
+class Annotations:
+    """Images and objects of a data set. The objects of image `i` are the rows ``offsets[i]:offsets[i + 1]``."""
+
+    class_names: tuple[str, ...]
+    """K names; label k is the name at k - 1."""
+    image_ids: np.ndarray
+    """(I,) str: what the data set calls the image."""
+    image_paths: np.ndarray
+    """(I,) str: absolute, or relative to the working directory."""
+    sizes: np.ndarray
+    """(I, 2) int32: rows and columns."""
+    offsets: np.ndarray
+    """(I + 1,) int64: where each image's objects begin."""
+    boxes: np.ndarray
+    """(M, 4) float32: x1, y1, x2, y2 in continuous pixels of the image, inside it."""
+    labels: np.ndarray
+    """(M,) int64: 1..K."""
+    ignore: np.ndarray
+    """(M,) bool: neither target nor background (VOC difficult)."""
+    areas: np.ndarray
+    """(M,) float32: square pixels."""
+    annotated: bool = True
+    """False for a set that comes without annotations (VOC2012 test): it can be predicted, not scored."""
+    dropped: tuple[Fault, ...] = ()
+    """Faults because of which objects or images were left out."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def objects(self, index: int) -> slice:
+        """The rows of the objects of image `index`."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    @property
+    def image_of_object(self) -> np.ndarray:
+        """(M,) int64: index of the image that each object is in."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+
+
+@dataclass
+class Sample:
+    """One image as the detector gets it, with its objects."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB, resized."""
+    original_size: tuple[int, int]
+    """Rows and columns before resizing (after any crop)."""
+    boxes: np.ndarray
+    """(N, 4) float32: x1, y1, x2, y2 in pixels of the resized image."""
+    labels: np.ndarray
+    """(N,) int64: 1..K."""
+    ignore: np.ndarray
+    """(N,) bool."""
+    position: int
+    """Place of the sample in the run."""
+    index: int
+    """Index of the image in its annotations."""
+
+
+def concatenate(parts: Sequence[Annotations]) -> Annotations:
+    """The images of all parts one after another; the class names must be the same.
+
+    Raises:
+        UserError: the class names differ, or some parts are annotated and others are not.
+    """
+    if len({part.class_names for part in parts}) != 1:
+        raise UserError("sets with different class names cannot be joined; give the names with --data.classes")
+    if len({part.annotated for part in parts}) != 1:
+        raise UserError("a set without annotation files cannot be joined with annotated ones; read it by itself")
+    starts = np.cumsum([0] + [len(part.boxes) for part in parts])
+    offsets = [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]
+    joined = ("image_ids", "image_paths", "sizes", "boxes", "labels", "ignore", "areas")
+    return Annotations(
+        class_names=parts[0].class_names,
+        offsets=np.concatenate([np.zeros(1, np.int64), *offsets]),
+        annotated=parts[0].annotated,
+        dropped=tuple(fault for part in parts for fault in part.dropped),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in joined},
+    )
+
+
+def apply_difficult(annotations: Annotations, mode: str) -> Annotations:
+    """Annotations for training, with ignored (difficult) objects treated as `mode` says.
+
+    Args:
+        annotations: as read.
+        mode: "ignore" leaves them as they are, "use" makes them ordinary objects, "drop" takes them out.
+    """
+    if mode == "use":
+        return replace(annotations, ignore=np.zeros_like(annotations.ignore))
+    if mode == "drop":
+        return _keep_objects(annotations, ~annotations.ignore)
+    return annotations
+
+
+def _keep_objects(annotations: Annotations, keep: np.ndarray) -> Annotations:
+    kept_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
+    kept = {name: getattr(annotations, name)[keep] for name in ("boxes", "labels", "ignore", "areas")}
+    return replace(annotations, offsets=kept_before[annotations.offsets], **kept)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image: (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not obeyed).
+
+    Pillow decodes rather than OpenCV: as fast, and it refuses a truncated file where OpenCV fills the rest with grey.
+
+    Raises:
+        UserError: the file is missing, does not decode, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path}: more than 8 bits per channel; save the image with 8")
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image; restore the file or take it out of its set") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise UserError(f"{path}: the image does not decode ({reason}); restore or remove the file") from None
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Rows and columns of an image, from its header alone.
+
+    Raises:
+        OSError: the file is missing or is no image.
+    """
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def resized_size(size: tuple[int, int], min_size: float, max_size: float) -> tuple[int, int]:
+    """Rows and columns after resizing: the one rule of the project.
+
+    The shorter side becomes `min_size` unless the longer one would then exceed `max_size`: the scale is
+    ``min(min_size / shorter, max_size / longer)`` (Faster R-CNN, arXiv 1506.01497, and its released code), and both
+    sides are rounded to whole pixels.
+    """
+    scale = min(min_size / min(size), max_size / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The (H, W, 3) uint8 image with `size` rows and columns, by bilinear interpolation without a low-pass filter."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

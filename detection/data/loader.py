@@ -1,0 +1,302 @@
+"""From annotations to batches: seeded and resumable sampling, shape grouping, collation, worker processes.
+
+Letters: ``B`` images of a batch, ``N`` objects of an image after padding, ``H, W`` rows and columns after padding,
+``I`` images of a data set.
+"""
+
+import dataclasses
+import itertools
+import math
+import signal
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detection.batch import Batch
+from detection.config import DataSettings
+from detection.data.dataset import Annotations, Sample, apply_difficult, read_image
+from detection.data.transforms import TestTransform, TrainTransform
+from detection.errors import UserError
+
+Key = tuple[int, int]
+"""What a sample is asked for with: position in the run, index in the annotations."""
+
+
+def training_loader(
+    annotations: Annotations,
+    settings: DataSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    padding: int,
+    start: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Endless batches of augmented images, drawn by (seed, epoch) and transformed by (seed, position).
+
+    The batches are the same for any number of workers, and together the same for any number of processes.
+
+    Args:
+        annotations: the training set; `settings.difficult` is applied to it here.
+        settings: sizes, augmentation, grouping, workers.
+        batch_size: images of a batch over all processes.
+        seed: of everything random.
+        padding: padded rows and columns are multiples of this, and large enough for this process's images;
+            :func:`pad_batch` makes them larger when another process has a larger image.
+        start: how many batches of the endless sequence are left out.
+        rank: this process, which takes the `rank`-th of `world_size` equal parts of each batch.
+        world_size: number of processes.
+        pin_memory: hand batches out in page-locked memory.
+
+    Raises:
+        UserError: there is no image, or the batch cannot be split equally. While iterating: an image cannot be used.
+    """
+    batches = TrainingBatches(
+        annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
+    )
+    dataset = DetectionDataset(apply_difficult(annotations, settings.difficult), TrainTransform(settings, seed))
+    return _loader(dataset, batches, padding, settings.workers, pin_memory)
+
+
+def scoring_loader(
+    annotations: Annotations,
+    settings: DataSettings,
+    *,
+    batch_size: int,
+    padding: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Every image once over all processes, unaugmented; position and image index are the same.
+
+    The processes take contiguous parts of the list of images. Within a part, images of equal padded size share batches,
+    so that the padding of an image, and with it its scores, follows from the image alone.
+
+    Args:
+        annotations: the set to score; it may be without objects.
+        settings: test sizes and workers.
+        batch_size: at most this many images of a batch of this process.
+        padding: padded rows and columns are the smallest multiples of this that hold the image.
+        rank: this process.
+        world_size: number of processes.
+        pin_memory: hand batches out in page-locked memory.
+
+    Raises:
+        UserError: while iterating, an image cannot be used.
+    """
+    transform = TestTransform(settings)
+    sizes = [padded_size(transform.size((rows, columns)), padding) for rows, columns in annotations.sizes.tolist()]
+    part = range(rank * len(sizes) // world_size, (rank + 1) * len(sizes) // world_size)
+    batches = scoring_batches(sizes, part, batch_size)
+    return _loader(DetectionDataset(annotations, transform), batches, padding, settings.workers, pin_memory)
+
+
+class TrainingBatches(Sampler[list[Key]]):
+    """The endless sequence of batches of one process, as lists of (position, index).
+
+    Each epoch is a permutation of all images. With grouping, wide and tall images collect in two buckets, and a bucket
+    that is full becomes a batch. What is left in the buckets is carried over to the next epoch, so that every image
+    comes equally often.
+    """
+
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        batch_size: int,
+        seed: int,
+        group_by_shape: bool,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Takes the sizes (I, 2) of all images; the rest as for :func:`training_loader`."""
+        if not len(sizes):
+            raise UserError("the training set has no usable image; name another by --data.train")
+        if batch_size % world_size:
+            raise UserError(
+                f"a batch of {batch_size} cannot be split equally over {world_size} processes; "
+                f"make --train.batch_size a multiple of it"
+            )
+        self._buckets = (sizes[:, 0] > sizes[:, 1]) & group_by_shape
+        self._batch_size = batch_size
+        self._seed = seed
+        self._start = start
+        share = batch_size // world_size
+        self._part = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batches = zip(itertools.count(0, self._batch_size), self._indices(), strict=False)
+        for position, indices in itertools.islice(batches, self._start, None):
+            yield list(enumerate(indices, start=position))[self._part]
+
+    def _indices(self) -> Iterator[list[int]]:
+        buckets: tuple[list[int], list[int]] = ([], [])
+        for epoch in itertools.count():
+            # The third number keeps the sequence apart from those of the transforms, which take (seed, position).
+            order = np.random.default_rng([self._seed, epoch, 1]).permutation(len(self._buckets))
+            for index, number in zip(order.tolist(), self._buckets[order].tolist(), strict=True):
+                bucket = buckets[number]
+                bucket.append(index)
+                if len(bucket) == self._batch_size:
+                    yield bucket.copy()
+                    bucket.clear()
+
+
+def scoring_batches(sizes: Sequence[tuple[int, int]], part: Sequence[int], batch_size: int) -> list[list[Key]]:
+    """Batches of (index, index) of the images in `part`, each of images whose padded `sizes` are equal."""
+    ordered = sorted(part, key=lambda index: sizes[index])  # stable: in the order of the list within a size
+    batches = []
+    for _, group in itertools.groupby(ordered, key=lambda index: sizes[index]):
+        keys = [(index, index) for index in group]
+        batches += [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
+    return batches
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Annotations seen through a transform; a sample is asked for by (position in the run, index of the image)."""
+
+    def __init__(self, annotations: Annotations, transform: TrainTransform | TestTransform) -> None:
+        self._annotations = annotations
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Reads and transforms an image.
+
+        Raises:
+            UserError: the image does not decode, or is not of the annotated size.
+        """
+        position, index = key
+        data = self._annotations
+        image = read_image(str(data.image_paths[index]))
+        rows, columns = data.sizes[index].tolist()
+        if image.shape[:2] != (rows, columns):
+            raise UserError(
+                f"{data.image_paths[index]}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation says "
+                f"{columns} x {rows}; correct the annotation, or take out its <size> if its boxes fit the image"
+            )
+        objects = data.objects(index)
+        done = self._transform(image, data.boxes[objects], data.labels[objects], data.ignore[objects], position)
+        return Sample(done.image, done.original_size, done.boxes, done.labels, done.ignore, position, index)
+
+
+def padded_size(size: tuple[int, int], padding: int) -> tuple[int, int]:
+    """The smallest multiples of `padding` that hold `size` rows and columns."""
+    return math.ceil(size[0] / padding) * padding, math.ceil(size[1] / padding) * padding
+
+
+def collate(samples: Sequence[Sample], padding: int, size: tuple[int, int] | None = None) -> Batch:
+    """Puts samples into one batch.
+
+    Args:
+        samples: B of them, of any size.
+        padding: H and W are multiples of this.
+        size: H and W; none takes the smallest that hold every image.
+
+    Returns:
+        A batch whose N is the largest number of objects rounded up to a multiple of 8, at least 8: few different
+        sizes, so that compiled code is compiled few times.
+    """
+    tallest, widest = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
+    height, width = size or padded_size((tallest, widest), padding)
+    slots = max(8, math.ceil(max(len(sample.labels) for sample in samples) / 8) * 8)
+    batch = _empty_batch(samples, height, width, slots)
+    for row, sample in enumerate(samples):
+        (rows, columns), count = sample.image.shape[:2], len(sample.labels)
+        batch.images[row, :, :rows, :columns] = torch.from_numpy(sample.image).permute(2, 0, 1)
+        batch.gt_boxes[row, :count] = torch.from_numpy(sample.boxes)
+        batch.gt_labels[row, :count] = torch.from_numpy(sample.labels)
+        batch.gt_ignore[row, :count] = torch.from_numpy(sample.ignore)
+    return batch
+
+
+def pad_batch(batch: Batch, height: int, width: int) -> Batch:
+    """The batch with images padded further to `height` rows and `width` columns, for the size of a global batch."""
+    rows, columns = batch.images.shape[-2:]
+    if (rows, columns) == (height, width):
+        return batch
+    return dataclasses.replace(batch, images=F.pad(batch.images, (0, width - columns, 0, height - rows)))
+
+
+def _empty_batch(samples: Sequence[Sample], height: int, width: int, slots: int) -> Batch:
+    count = len(samples)
+    return Batch(
+        images=torch.zeros(count, 3, height, width, dtype=torch.uint8),
+        sizes=_rows([sample.image.shape[:2] for sample in samples]),
+        original_sizes=_rows([sample.original_size for sample in samples]),
+        positions=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
+        gt_boxes=torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(count, slots, 1),
+        gt_labels=torch.zeros(count, slots, dtype=torch.int64),
+        gt_ignore=torch.zeros(count, slots, dtype=torch.bool),
+        image_indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+    )
+
+
+def _rows(sizes: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor(sizes, dtype=torch.float32)
+
+
+class _Guarded(Dataset):
+    """A data set that hands a user's mistake on as a value: raised in a worker, it would arrive inside a traceback."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self._dataset[key]
+        except UserError as error:
+            return error
+
+
+def _collate_guarded(samples: Sequence[Sample | UserError], padding: int) -> Batch | UserError:
+    mistakes = [sample for sample in samples if isinstance(sample, UserError)]
+    return mistakes[0] if mistakes else collate(samples, padding)
+
+
+class _Loader(DataLoader):
+    """A data loader that raises the mistakes which its guarded data set handed on."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _loader(
+    dataset: DetectionDataset,
+    batches: TrainingBatches | list[list[Key]],
+    padding: int,
+    workers: int,
+    pin_memory: bool,
+) -> DataLoader[Batch]:
+    return _Loader(
+        _Guarded(dataset),
+        batch_sampler=batches,
+        collate_fn=partial(_collate_guarded, padding=padding),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses
+    )
+
+
+def _start_worker(_: int) -> None:
+    """One thread per worker; and a signal to the whole group of processes leaves the main one time to save."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

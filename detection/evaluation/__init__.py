@@ -1,0 +1,1 @@
+"""Results and their scores: numpy arrays in, numbers and tables out."""

@@ -1,0 +1,209 @@
+"""Average precision by the PASCAL VOC protocol, on flat arrays.
+
+The rules are those of the VOC2012 devkit (VOCevaldet.m, VOCap.m), and of its VOC2007 edition for the 11-point AP.
+
+Letters: ``D`` detections, ``M`` objects, ``K`` classes, ``P`` pairs of a detection and an object of the same image
+and class.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from detection.data.dataset import Annotations
+from detection.errors import UserError
+from detection.evaluation.detections import Detections
+
+Pixels = Literal["inclusive", "continuous"]
+Difficult = Literal["ignore", "drop", "count"]
+
+_PAIRS_AT_ONCE = 1_000_000
+"""Pairs whose IoU is held in memory at a time (about 100 MB)."""
+
+
+@dataclass(frozen=True)
+class VOCScores:
+    """Scores of K classes and the protocol that they were computed by. Index k is label k + 1."""
+
+    ap_11point: np.ndarray
+    """(K,) float64 in [0, 1]: VOC2007's AP; NaN for a class without countable objects."""
+    ap_area: np.ndarray
+    """(K,) float64 in [0, 1]: the AP of VOC2010 and later; NaN for a class without countable objects."""
+    objects: np.ndarray
+    """(K,) int64: objects that count as to be found."""
+    detections: np.ndarray
+    """(K,) int64: detections of the class."""
+    recall: tuple[np.ndarray, ...]
+    """K curves, each over the detections that count, by descending score; NaN without countable objects."""
+    precision: tuple[np.ndarray, ...]
+    """K curves beside those of `recall`."""
+    iou: float
+    """Smallest IoU of a match."""
+    pixels: Pixels
+    """How box sizes were counted."""
+    difficult: Difficult
+    """How difficult objects were treated."""
+
+    @property
+    def mean_11point(self) -> float:
+        """Mean of `ap_11point` over the classes that have countable objects; NaN when none has."""
+        return _mean(self.ap_11point)
+
+    @property
+    def mean_area(self) -> float:
+        """Mean of `ap_area` over the classes that have countable objects; NaN when none has."""
+        return _mean(self.ap_area)
+
+
+def voc_scores(
+    detections: Detections,
+    annotations: Annotations,
+    *,
+    iou: float = 0.5,
+    pixels: Pixels = "inclusive",
+    difficult: Difficult = "ignore",
+) -> VOCScores:
+    """Scores detections by the devkit's protocol.
+
+    For each class, detections are taken by descending score, ties in their order. Each looks at the object of its
+    image that it overlaps most (of equals the first), whether that one is taken or not. It is true if the IoU is at
+    least `iou` and the object is not taken yet, false if it is taken or the IoU is less.
+
+    Args:
+        detections: D detections in the images of `annotations`.
+        annotations: M objects of K classes.
+        iou: smallest IoU of a match.
+        pixels: "inclusive" counts a box from xmin to xmax of the file as ``xmax - xmin + 1`` wide (the devkit);
+            "continuous" as ``xmax - xmin``, for objects and detections alike.
+        difficult: "ignore" neither asks for difficult objects nor punishes their detection (the devkit); "drop"
+            scores as if they were not annotated; "count" treats them as any other object.
+
+    Raises:
+        UserError: the set has no annotations.
+    """
+    if not annotations.annotated:
+        raise UserError("the data set has no annotations to score against; name a set that has, or only predict")
+    present = ~annotations.ignore | (difficult != "drop")
+    excused = annotations.ignore & (difficult == "ignore")
+    ranked = detections.select(np.lexsort((-detections.scores, detections.labels)))  # a stable sort
+    best, overlap = _best_objects(ranked, annotations, present, margin=float(pixels == "continuous"))
+    matched = (best >= 0) & (overlap >= iou)
+    counted = ~(matched & np.append(excused, False)[best])
+    true = _first_of_each(best, matched & counted)
+    classes = len(annotations.class_names)
+    objects = np.bincount(annotations.labels[present & ~excused], minlength=classes + 1)[1:]
+    bounds = np.searchsorted(ranked.labels, np.arange(1, classes + 2))
+    spans = [slice(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    curves = [_curve(true[span][counted[span]], wanted) for span, wanted in zip(spans, objects, strict=True)]
+    return VOCScores(
+        ap_11point=np.where(objects > 0, [_ap_11point(*curve) for curve in curves], np.nan),
+        ap_area=np.where(objects > 0, [_ap_area(*curve) for curve in curves], np.nan),
+        objects=objects,
+        detections=np.diff(bounds),
+        recall=tuple(recall for recall, _ in curves),
+        precision=tuple(precision for _, precision in curves),
+        iou=iou,
+        pixels=pixels,
+        difficult=difficult,
+    )
+
+
+def headline(scores: VOCScores) -> dict[str, float]:
+    """The two means in [0, 1], each under the name of its protocol."""
+    return {
+        f"VOC area mAP@{scores.iou:g}": scores.mean_area,
+        f"VOC07 11-point mAP@{scores.iou:g}": scores.mean_11point,
+    }
+
+
+def _best_objects(
+    detections: Detections, annotations: Annotations, present: np.ndarray, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(D,) index of the object of the same image and class with the largest IoU, or -1 if none overlaps; (D,) IoU."""
+    width = len(annotations.class_names) + 1
+    keys = annotations.image_of_object * width + annotations.labels
+    objects = np.flatnonzero(present)
+    objects = objects[np.argsort(keys[objects], kind="stable")]  # grouped; file order inside a group
+    wanted = detections.image_indices * width + detections.labels
+    first = np.searchsorted(keys[objects], wanted, side="left")
+    counts = np.searchsorted(keys[objects], wanted, side="right") - first
+    best, overlap = np.full(len(detections), -1), np.zeros(len(detections))
+    paired = np.flatnonzero(counts)
+    for part in _chunks(paired, counts[paired]):
+        starts, pair_detection, pair_object = _pairs(first[part], counts[part])
+        pair_object = objects[pair_object]
+        values = _iou(detections.boxes[part][pair_detection], annotations.boxes[pair_object], margin)
+        top = np.maximum.reduceat(values, starts)
+        largest = np.flatnonzero(values == top[pair_detection])
+        rows, of_row = np.unique(pair_detection[largest], return_index=True)  # the first of equals
+        best[part[rows]], overlap[part] = pair_object[largest[of_row]], top
+    best[overlap <= 0] = -1
+    return best, overlap
+
+
+def _chunks(items: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts of `items` whose `counts` add up to about `_PAIRS_AT_ONCE`."""
+    before = np.cumsum(counts) - counts
+    bins = before // _PAIRS_AT_ONCE
+    yield from (part for part in np.split(items, np.flatnonzero(np.diff(bins)) + 1) if len(part))
+
+
+def _pairs(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spells out the ranges ``first[r] ... first[r] + counts[r] - 1``.
+
+    Returns:
+        where each range starts among the P pairs; (P,) range r of each pair; (P,) its member of the range.
+    """
+    starts = np.cumsum(counts) - counts
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return starts, rows, first[rows] + np.arange(len(rows)) - starts[rows]
+
+
+def _iou(boxes: np.ndarray, others: np.ndarray, margin: float) -> np.ndarray:
+    """(P,) IoU in float64 of two (P, 4) arrays, each side counted `margin` shorter than in our coordinates."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2]) - margin
+    shared = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+    union = (boxes[:, 2:] - boxes[:, :2] - margin).prod(axis=1) - shared
+    union += (others[:, 2:] - others[:, :2] - margin).prod(axis=1)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def _first_of_each(objects: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(D,) bool: candidates that are the first one of their object."""
+    rows = np.flatnonzero(candidates)
+    first = np.zeros(len(objects), bool)
+    first[rows[np.unique(objects[rows], return_index=True)[1]]] = True
+    return first
+
+
+def _curve(true: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision after each of the ranked detections of a class."""
+    found = np.cumsum(true)
+    recall = found / objects if objects else np.full(len(true), np.nan)
+    return recall, found / np.arange(1, len(true) + 1)
+
+
+def _ap_11point(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Mean, over 11 recalls from 0 to 1, of the best precision at that recall or a higher one (VOC2007)."""
+    # float64 steps as such: 0.30000000000000004, 0.6000000000000001 and 0.7000000000000001 lie above the tenths, so a
+    # recall of exactly 3/10 misses its step. Published numbers of this protocol depend on it.
+    reached = np.searchsorted(recall, np.arange(0, 1.1, 0.1))
+    return float(np.append(_envelope(precision), 0.0)[reached].mean())
+
+
+def _ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Area under the best precision at each recall or a higher one (VOC2010 and later)."""
+    return float(np.diff(recall, prepend=0.0) @ _envelope(precision))
+
+
+def _envelope(precision: np.ndarray) -> np.ndarray:
+    """The best precision here or later in the ranking."""
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all, and folders that are new."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from detection.errors import UserError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; what was written there takes the name `path` when the block ends.
+
+    Missing folders are made. When the block fails, the former file stays as it was and nothing else is left behind.
+
+    Raises:
+        UserError: the folder or the file cannot be written (no permission, no space left).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free disk space or choose another --output"
+        ) from error
+    finally:
+        _remove(temporary)
+
+
+def unused(folder: Path) -> Path:
+    """The folder itself if it does not exist yet, otherwise with the first number that makes it new."""
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # its folder could not be made or entered: the error above already says so

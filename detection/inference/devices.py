@@ -1,0 +1,48 @@
+"""Where to compute and in which precision."""
+
+import contextlib
+import os
+
+import torch
+
+from detection.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `--device auto|cpu|cuda`.
+
+    On the CPU, numbers too small for a normal float are set to 0: they cost a hundred times more, and random weights
+    produce many. Deterministic GPU libraries get the workspace that they ask for.
+
+    Raises:
+        UserError: "cuda" without a GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu, or install a driver for the GPU")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type of convolutions and matrix products for `train.precision`.
+
+    Raises:
+        UserError: fp16 on the CPU, where gradients would vanish without a scaler.
+    """
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32")
+    return DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """A context in which convolutions run in `dtype`; nothing changes for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,58 @@
+"""What turns a pooled region into one vector, and what reads class and box from it.
+
+Shapes: ``R`` regions of all images, ``C`` channels, ``S`` rows and columns of a pooled region, ``K`` classes.
+"""
+
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+
+from detection.config import RegionSettings
+
+POOL_SIZES = {"c4": 14, "fpn": 7, "fc": 7}
+"""conv5 halves 14 to 7 (detectron2's C4); 7 is what VGG's fc6 was trained on and what the pyramid's head takes."""
+
+
+class Conv5Head(nn.Module):
+    """conv5 on each region, averaged over its 7x7 places (ResNet paper, appendix A)."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.tail = tail
+        self.out_channels = tail.out_channels
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, 14, 14) -> (R, out_channels)."""
+        return self.tail(pooled).mean(dim=(2, 3))
+
+
+class FullyConnectedHead(nn.Module):
+    """VGG's own fc6 and fc7 on each region."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.tail = tail
+        self.out_channels = tail.out_channels
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, 512, 7, 7) -> (R, 4096)."""
+        return self.tail(pooled.flatten(1))
+
+
+def box_head(kind: str, channels: int, tail: nn.Module | None, settings: RegionSettings, pool_size: int) -> nn.Module:
+    """The head for `kind` (c4, fpn or fc) on maps of `channels`; `tail` is the part of the backbone it consists of."""
+    if kind == "fpn":
+        head = TwoMLPHead(channels * pool_size**2, settings.hidden)
+        head.out_channels = settings.hidden
+        return head
+    return {"c4": Conv5Head, "fc": FullyConnectedHead}[kind](tail)
+
+
+def box_predictor(channels: int, num_classes: int, settings: RegionSettings) -> FastRCNNPredictor:
+    """The two sibling layers: K+1 class logits, and 4 offsets for each of them (or 4 for all when class-agnostic)."""
+    predictor = FastRCNNPredictor(channels, num_classes + 1)
+    if settings.class_agnostic:
+        predictor.bbox_pred = nn.Linear(channels, 4)
+    for layer, std in ((predictor.cls_score, settings.class_init_std), (predictor.bbox_pred, settings.box_init_std)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    return predictor

@@ -1,0 +1,93 @@
+"""Region pooling: a feature of fixed size for each region, from one feature map or from a pyramid.
+
+Shapes: ``B`` images, ``R`` regions of an image, ``C`` channels, ``S`` rows and columns of a pooled region.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
+"""A region of 224x224 pixels is pooled from the map of stride 2**4 (FPN paper, eq. 1)."""
+
+
+class RegionPooling(nn.Module):
+    """RoIAlign (torchvision's, ``aligned=False``) or RoI max-pooling.
+
+    A region of a pyramid belongs to one level by its size. All levels are laid out on one sheet, so that a single
+    call pools all regions and no index of varying length has to be read back from the device.
+
+    Args:
+        strides: stride of each map that is pooled from, fine to coarse.
+        size: S.
+        kind: "align" or "max".
+        sampling_ratio: RoIAlign's sampling points per bin and direction.
+    """
+
+    def __init__(self, strides: tuple[int, ...], size: int, kind: Literal["align", "max"], sampling_ratio: int) -> None:
+        super().__init__()
+        self.strides = strides
+        self.size = size
+        self.kind = kind
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, maps: list[Tensor], regions: Tensor) -> Tensor:
+        """Pooled features (B*R, C, S, S) of `regions` (B, R, 4) in pixels from `maps` (B, C, h, w)."""
+        image = torch.arange(len(regions), device=regions.device, dtype=regions.dtype)
+        image = image.view(-1, 1, 1).expand(-1, regions.shape[1], 1)
+        if len(maps) == 1:
+            return self._pool(maps[0], torch.cat((image, regions), dim=2), 1 / self.strides[0])
+        return self._pool(lay_out(maps), torch.cat((image, self._on_sheet(maps, regions)), dim=2), 1.0)
+
+    def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
+        regions = regions.flatten(0, 1)
+        if self.kind == "max":
+            return roi_pool(features, regions, self.size, scale)
+        return roi_align(features, regions, self.size, scale, self.sampling_ratio, aligned=False)
+
+    def _on_sheet(self, maps: list[Tensor], regions: Tensor) -> Tensor:
+        """Regions (B, R, 4) in cells of the sheet that :func:`lay_out` makes."""
+        level = assign_levels(regions, self.strides)
+        stride, left, top = (torch.zeros_like(regions[..., 0]) for _ in range(3))
+        for number, (x, y) in enumerate(origins(maps)):
+            here = level == number
+            stride = torch.where(here, float(self.strides[number]), stride)
+            left = torch.where(here, float(x), left)
+            top = torch.where(here, float(y), top)
+        return regions / stride.unsqueeze(-1) + torch.stack((left, top, left, top), dim=-1)
+
+
+def assign_levels(regions: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Level (B, R), counted from 0 at the finest map, that each of `regions` (B, R, 4) is pooled from.
+
+    floor(4 + log2(sqrt(area) / 224)), limited to the maps there are (FPN paper, eq. 1; the 1e-6 is torchvision's).
+    """
+    size = ((regions[..., 2] - regions[..., 0]) * (regions[..., 3] - regions[..., 1])).sqrt()
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(size / CANONICAL_SIZE) + 1e-6)
+    finest = strides[0].bit_length() - 1
+    return (level - finest).clamp(0, len(strides) - 1).to(torch.int64)
+
+
+def origins(maps: list[Tensor]) -> list[tuple[int, int]]:
+    """Column and row of each map's first cell on the sheet: the finest on top, the others side by side below it."""
+    places, column = [(0, 0)], 0
+    for features in maps[1:]:
+        places.append((column, maps[0].shape[2] + 1))
+        column += features.shape[3] + 1
+    return places
+
+
+def lay_out(maps: list[Tensor]) -> Tensor:
+    """One sheet (B, C, H, W) that holds `maps` (B, C, h, w).
+
+    Each map gets a copy of its last row and column as an edge. A region never leaves its image, so that RoIAlign reads
+    at most this edge beyond the map, where torchvision would repeat the last cell as well.
+    """
+    edged = [F.pad(features, (0, 1, 0, 1), mode="replicate") for features in maps]
+    height = edged[1].shape[2]
+    below = torch.cat([F.pad(features, (0, 0, 0, height - features.shape[2])) for features in edged[1:]], dim=3)
+    width = max(edged[0].shape[3], below.shape[3])
+    return torch.cat([F.pad(part, (0, width - part.shape[3])) for part in (edged[0], below)], dim=2)

@@ -1,0 +1,92 @@
+"""Find objects in pictures: draws boxes with class names and scores, and writes them as COCO results."""
+
+from pathlib import Path
+from typing import Any
+
+from detection.command_line import parse_over_checkpoint, run_tool
+from detection.errors import UserError
+
+ARGUMENTS = {
+    "--checkpoint": {"required": True, "metavar": "FILE", "help": "best.pt or last.pt of a run, or its folder"},
+    "--input": {"required": True, "nargs": "+", "metavar": "PATH", "help": "pictures, or folders of pictures"},
+    "--draw_above": {
+        "type": float,
+        "default": 0.5,
+        "metavar": "SCORE",
+        "help": "Lowest score that is drawn; detections.json holds everything above test.score_threshold",
+    },
+}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+"""Files of a folder that are taken for pictures."""
+
+
+def main(argv: list[str]) -> None:
+    """Parse first: torch takes seconds to import."""
+    given, settings = parse_over_checkpoint("predict_det.py", __doc__, argv, ARGUMENTS)
+    pictures = find_pictures([Path(path) for path in given.input])
+    from detection import load_detector
+    from detection.files import unused
+
+    folder = Path(settings.get("output") or unused(Path("runs") / "predictions"))
+    predictor = load_detector(given.checkpoint, settings.get("device", "auto"), settings)
+    failures = predict(predictor, pictures, folder, given.draw_above)
+    print(f"{len(pictures) - len(failures)} pictures with boxes and detections.json are in {folder}")
+    if failures:
+        raise UserError(f"{len(failures)} pictures could not be read: {'; '.join(failures)}")
+
+
+def find_pictures(inputs: list[Path]) -> dict[str, Path]:
+    """Name under `--output` and file of each picture; those of a folder keep their place in it.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no picture.
+    """
+    pictures: dict[str, Path] = {}
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"--input {path}: there is no such picture or folder")
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"--input {path}: the folder holds no picture ({', '.join(sorted(SUFFIXES))})")
+        for file in files:
+            name = str(file.relative_to(path)) if path.is_dir() else file.name
+            if name in pictures:
+                raise UserError(f"--input {file}: another picture is called {name} too; give the folders one by one")
+            pictures[name] = file
+    return pictures
+
+
+def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above: float) -> list[str]:
+    """Draw each picture's objects into `folder` and write all of them; returns what could not be read and why."""
+    import numpy as np
+    from rich.progress import track
+
+    from detection.data.dataset import Annotations
+    from detection.evaluation.detections import Detections
+    from detection.inference.predictor import as_array
+    from detection.inspection.draw import draw_boxes, save_picture
+
+    parts, names, failures = [], [], []
+    for name, file in track(pictures.items(), description="predicting", transient=True):
+        try:
+            image = as_array(file)
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        found = predictor(image)
+        parts.append(Detections(np.full(len(found), len(names)), found.labels, found.scores, found.boxes))
+        names.append(name)
+        drawn = found.scores >= draw_above
+        picture = draw_boxes(
+            image, found.boxes[drawn], found.labels[drawn], found.scores[drawn], class_names=found.class_names
+        )
+        save_picture(
+            (folder / name).with_suffix(".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"), picture
+        )
+    images = Annotations.without_objects(predictor.class_names, names, [str(pictures[name]) for name in names])
+    Detections.concatenate(parts).write_coco(folder / "detections.json", images)
+    return failures
+
+
+if __name__ == "__main__":
+    run_tool(main)
