@@ -35,7 +35,10 @@ def build_resnet(settings: BackboneSettings) -> Assembly:
             f"head {settings.head}: {settings.name} has no fc6 and fc7 to run on regions; use c4 or fpn, or a VGG"
         )
     require_norm(settings, NORMS)
-    network = models.get_model(settings.name, weights=None, norm_layer=NORM_LAYERS[settings.norm])
+    # Each block begins as the identity (Goyal et al., arXiv 1706.02677, section 5.1), or training from scratch drags.
+    network = models.get_model(
+        settings.name, weights=None, norm_layer=NORM_LAYERS[settings.norm], zero_init_residual=True
+    )
     if settings.head == "c4":
         body, tail = ResNetBody(network, returned=("layer3",)), Conv5(network)
         published = (("", body), ("", tail))

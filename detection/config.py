@@ -150,7 +150,7 @@ class DataSettings:
     """The data set and how its images reach the detector."""
 
     format: Literal["voc", "shapes"] = "voc"
-    """voc: a devkit or any folder in VOC layout. shapes: the small built-in set, written to `root` unless it is there."""
+    """voc: a devkit or any folder in VOC layout. shapes: the small built-in set, written to `root` unless there."""
     root: str = "data/VOCdevkit"
     """The devkit (holds VOC2007, ...) or a folder that itself holds Annotations, JPEGImages and ImageSets/Main."""
     train: str = "2007/trainval"
@@ -203,7 +203,7 @@ class TrainSettings:
     bias_weight_decay: bool = True
     """Whether biases decay as well (FR code: no)."""
     schedule: Literal["multistep", "cosine", "onecycle"] = "multistep"
-    """multistep: times `gamma` at each of `steps`. cosine: down to 0. onecycle: up for 30 % of the run, then down to 0."""
+    """multistep: times `gamma` at each of `steps`. cosine: down to 0. onecycle: up for 30 % of the run, then down."""
     steps: tuple[int, ...] = (50000,)
     """Iterations at which multistep lowers the learning rate."""
     gamma: float = 0.1

@@ -61,12 +61,12 @@ def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above:
     import numpy as np
     from rich.progress import track
 
-    from detection.data.dataset import Annotations
+    from detection.data.dataset import without_objects
     from detection.evaluation.detections import Detections
     from detection.inference.predictor import as_array
     from detection.inspection.draw import draw_boxes, save_picture
 
-    parts, names, failures = [], [], []
+    parts, names, sizes, failures = [], [], [], []
     for name, file in track(pictures.items(), description="predicting", transient=True):
         try:
             image = as_array(file)
@@ -76,14 +76,14 @@ def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above:
         found = predictor(image)
         parts.append(Detections(np.full(len(found), len(names)), found.labels, found.scores, found.boxes))
         names.append(name)
+        sizes.append(image.shape[:2])
         drawn = found.scores >= draw_above
         picture = draw_boxes(
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn], class_names=found.class_names
         )
-        save_picture(
-            (folder / name).with_suffix(".jpg" if file.suffix.lower() in (".jpg", ".jpeg") else ".png"), picture
-        )
-    images = Annotations.without_objects(predictor.class_names, names, [str(pictures[name]) for name in names])
+        is_kept = file.suffix.lower() in (".jpg", ".jpeg", ".png")
+        save_picture(folder / (name if is_kept else f"{name}.png"), picture)
+    images = without_objects(predictor.class_names, names, [str(pictures[name]) for name in names], sizes)
     Detections.concatenate(parts).write_coco(folder / "detections.json", images)
     return failures
 

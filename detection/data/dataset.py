@@ -76,6 +76,31 @@ class Sample:
     """Index of the image in its annotations."""
 
 
+def without_objects(
+    class_names: Sequence[str], image_ids: Sequence[str], image_paths: Sequence[str], sizes: np.ndarray
+) -> Annotations:
+    """Pictures that nobody has annotated: they can be predicted, not scored.
+
+    Args:
+        class_names: K names.
+        image_ids: I names.
+        image_paths: I files.
+        sizes: (I, 2) rows and columns.
+    """
+    return Annotations(
+        class_names=tuple(class_names),
+        image_ids=np.array(image_ids, dtype=np.str_),
+        image_paths=np.array(image_paths, dtype=np.str_),
+        sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
+        offsets=np.zeros(len(image_ids) + 1, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        ignore=np.zeros(0, bool),
+        areas=np.zeros(0, np.float32),
+        annotated=False,
+    )
+
+
 def concatenate(parts: Sequence[Annotations]) -> Annotations:
     """The images of all parts one after another; the class names must be the same.
 

@@ -7,7 +7,10 @@ Letters: ``B`` images of a batch, ``N`` objects of an image after padding, ``H, 
 import dataclasses
 import itertools
 import math
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -184,8 +187,8 @@ class DetectionDataset(Dataset[Sample]):
         rows, columns = data.sizes[index].tolist()
         if image.shape[:2] != (rows, columns):
             raise UserError(
-                f"{data.image_paths[index]}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation says "
-                f"{columns} x {rows}; correct the annotation, or take out its <size> if its boxes fit the image"
+                f"{data.image_paths[index]}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation "
+                f"says {columns} x {rows}; correct the annotation, or take out its <size> if its boxes fit the image"
             )
         objects = data.objects(index)
         done = self._transform(image, data.boxes[objects], data.labels[objects], data.ignore[objects], position)
@@ -295,8 +298,21 @@ def _loader(
 
 
 def _start_worker(_: int) -> None:
-    """One thread per worker; and a signal to the whole group of processes leaves the main one time to save."""
+    """One thread per worker; and only the main process ends it.
+
+    A scheduler, torchrun or Ctrl-C signals all processes at once. A worker that obeyed would bring down the main
+    process while that saves its state.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(multiprocessing.parent_process().pid,), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    """Waits for the SIGTERM that comes from the process `parent`; any other is without effect."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)  # from a thread, so that work in progress cannot delay it

@@ -14,9 +14,9 @@ SHEET_IMAGES = 16
 
 
 def write_results(folder: Path, detections: Detections, annotations: Annotations, set_name: str) -> VOCScores | None:
-    """Write ``detections.json`` and ``predictions.png``, and score the detections if there is something to score against.
+    """Write ``detections.json`` and ``predictions.png``; score the detections if there is something to score against.
 
-    A set without annotations (VOC2012 test) gets the devkit's result files instead of scores, for the evaluation server.
+    A set without annotations (VOC2012 test) gets the devkit's result files instead, for the evaluation server.
 
     Args:
         folder: where to write.

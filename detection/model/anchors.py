@@ -27,7 +27,7 @@ class Anchors(AnchorGenerator):
         self.strides = strides
 
     def forward(self, shapes: list[tuple[int, int]], like: Tensor) -> Tensor:
-        """Anchors (A, 4) in pixels for maps with the given rows and columns, of the type and on the device of `like`."""
+        """Anchors (A, 4) in pixels for maps with the given rows and columns, of the type and device of `like`."""
         grids = zip(shapes, self.strides, self.cell_anchors, strict=True)
         return torch.cat([self._on_grid(shape, stride, cell.to(like)) for shape, stride, cell in grids])
 

@@ -9,7 +9,7 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.ops import MultiScaleRoIAlign
 
 from detection.batch import Batch
-from detection.config import ModelSettings, InferenceSettings
+from detection.config import InferenceSettings, ModelSettings
 from detection.model.anchors import Anchors
 from detection.model.box_heads import POOL_SIZES, box_head, box_predictor
 from detection.model.boxes import unit_boxes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 
 from detection.batch import Batch
-from detection.config import RegionSettings, InferenceSettings
+from detection.config import InferenceSettings, RegionSettings
 from detection.model.assignment import match
 from detection.model.boxes import clip, decode, encode, full_precision, gather_boxes, unit_boxes
 from detection.model.losses import box_loss, class_loss, normalizer
@@ -105,7 +105,7 @@ class RoIHeads(TorchvisionRoIHeads):
     def select_regions(self, proposals: Proposals, batch: Batch) -> Regions:
         """Sample regions among the proposals (and the objects themselves) and give each its target.
 
-        Foreground from `fg_iou` on; background in [`bg_iou_low`, `bg_iou_high`) unless an ignored box covers half of it.
+        Foreground from `fg_iou` on; background in [`bg_iou_low`, `bg_iou_high`) unless an ignored box covers half.
         """
         settings, is_object = self.settings, (batch.gt_labels > 0) & ~batch.gt_ignore
         boxes, usable = proposals.boxes, proposals.is_valid

@@ -237,8 +237,8 @@ class Loop:
         torch.save([vars(part.to(torch.device("cpu"))) for part in outcome.parts], path)
         images = [image for part in distributed.gather_objects(images) for image in part]
         raise UserError(
-            f"iteration {outcome.step + 1}: {' and '.join(bad)} not finite on {', '.join(images)}; the weights were not "
-            f"updated with it and the batch is in {path}: lower train.lr, set train.clip_norm, or check these images"
+            f"iteration {outcome.step + 1}: {' and '.join(bad)} not finite on {', '.join(images)}; the weights were "
+            f"not updated and the batch is in {path}: lower train.lr, set train.clip_norm, or check these images"
         )
 
     @contextlib.contextmanager

@@ -91,7 +91,7 @@ class Stepper:
         self.scaler = scaler
 
     def step(self, number: int) -> Tensor:
-        """Update the weights at the rate of step `number`; returns the norm of the gradients (a scalar on the device)."""
+        """Update the weights at the rate of step `number`; returns the norm of the gradients, still on the device."""
         set_learning_rate(self.optimizer, self.settings.lr * lr_factor(number, self.settings))
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)

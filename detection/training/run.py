@@ -153,7 +153,7 @@ class Run:
 
     def _stopped(self) -> None:
         self.log.say(
-            f"stopped at iteration {self.loop.done} of {self.config.train.iterations}; everything is saved, go on with:\n"
+            f"stopped at iteration {self.loop.done} of {self.config.train.iterations}; all is saved, go on with:\n"
             f"  python tools/train_det.py --resume {self.folder}"
         )
 
@@ -162,7 +162,7 @@ class Run:
         self.log.say(
             f"everything is in {self.folder}: best.pt and last.pt (checkpoints), predictions.png and train_samples.png "
             f"(pictures), detections.json, metrics.jsonl, log.txt, config.yaml\n"
-            f"look at your own pictures:  python tools/predict_det.py --checkpoint {best} --input IMAGES --output out/\n"
+            f"look at your own pictures:  python tools/predict_det.py --checkpoint {best} --input IMAGES --output out\n"
             f"train on PASCAL VOC:        python tools/train_det.py --config configs/voc07_resnet101_c4.yaml "
             f"--data.root data/VOCdevkit"
         )

@@ -2,6 +2,9 @@
 
 import itertools
 import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -199,9 +202,34 @@ def test_mistakes_in_a_worker_arrive_as_their_sentence(data: Annotations, worker
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
 
+_SIGNALLED = """
+import multiprocessing, os, sys
+from detection.config import DataSettings
+from detection.data.loader import training_loader
+from detection.data.voc import read_voc
+
+data = read_voc(sys.argv[1], "train", ("a", "b"))
+settings = DataSettings(workers=2, min_size=(32,), max_size=64)
+batches = iter(training_loader(data, settings, batch_size=2, seed=0, padding=16))
+next(batches)
+workers = multiprocessing.active_children()
+other = f"import os, signal; [os.kill(pid, signal.SIGTERM) for pid in {[worker.pid for worker in workers]}]"
+assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", other]) == 0
+positions = [next(batches).positions.tolist() for _ in range(20)]
+print(len(workers), positions[-1], [worker.is_alive() for worker in workers])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+def test_workers_outlive_a_signal_to_all_but_not_the_main_process(data: Annotations) -> None:
+    root = str(Path(data.image_paths[0]).parents[1])
+    done = subprocess.run([sys.executable, "-c", _SIGNALLED, root], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "2 [40, 41] [True, True]" and done.returncode == 0, done.stderr
+
+
 def test_an_image_of_another_size_is_named(data: Annotations) -> None:
     data.sizes[2] = (10, 20)
-    with pytest.raises(UserError, match=r"2\.jpg: the image has 58 x 40 pixels but its annotation says 20 x 10"):
+    with pytest.raises(UserError, match=r"2\.jpg: the image has 58 x 40 pixels, its annotation says 20 x 10"):
         DetectionDataset(data, TestTransform(_settings()))[0, 2]
 
 

@@ -8,13 +8,11 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from detection.batch import Batch
-from detection.config import ModelSettings, ProposalSettings, RegionSettings, InferenceSettings
+from detection.config import InferenceSettings, ModelSettings, ProposalSettings, RegionSettings
 from detection.model.faster_rcnn import FasterRCNN
 from detection.model.roi_heads import STREAM as REGIONS
 from detection.model.sampling import random_keys

@@ -123,6 +123,13 @@ def test_groups_never_suppress_each_other_however_far_out() -> None:
     assert kept.tolist() == expected
 
 
+def test_groups_are_apart_with_negative_coordinates_too() -> None:
+    boxes = torch.tensor([[-100.0, -100.0, 100.0, 100.0]]).repeat(3, 1)
+    scores, groups = torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 1, 2])
+    assert nms_by_group(boxes, scores, groups, 0.0, 10).tolist() == [1, 2, 0]
+    assert nms_by_group(boxes - 1000, scores, groups, 0.0, 10).tolist() == [1, 2, 0]
+
+
 def test_suppression_of_nothing() -> None:
     kept = nms_by_group(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5, 10)
     assert kept.shape == (0,) and kept.dtype == torch.int64

@@ -60,8 +60,8 @@ def assert_same_with_gradients(found: Tensor, expected: Tensor, maps: list[Tenso
 
 def test_levels_equal_torchvision() -> None:
     regions = random_regions(0, 500, 1.0)
-    exact = torch.tensor([size * factor for size in (56, 112, 224, 448, 896) for factor in (1 - 1e-9, 1, 1 + 1e-9)])
-    exact = torch.stack((torch.zeros_like(exact), torch.zeros_like(exact), exact, exact), dim=-1).double()
+    sides = [size * factor for size in (56, 112, 224, 448, 896) for factor in (1 - 1e-9, 1, 1 + 1e-9)]
+    exact = torch.tensor([[0, 0, side, side] for side in sides], dtype=torch.float64)
     for boxes in (regions.flatten(0, 1), exact, regions.flatten(0, 1).float(), torch.zeros(1, 4)):
         expected = LevelMapper(2, 5)([boxes])
         assert torch.equal(assign_levels(boxes.unsqueeze(0), STRIDES)[0], expected)

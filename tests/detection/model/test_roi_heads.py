@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from detection.batch import Batch
@@ -54,6 +54,7 @@ def scene(seed: int) -> tuple[Proposals, Batch]:
     labels[:, 5], labels[2] = 0, 0
     ignore = torch.zeros(3, 6, dtype=torch.bool)
     ignore[:2, 3:5] = True
+    gt_boxes[:, 4] = gt_boxes[:, 0] + 1  # an ignored box on an object: it is no candidate itself
     gt_boxes[labels == 0] = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
     is_valid = torch.rand(3, 60, generator=generator) < 0.9
     boxes[~is_valid] = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
@@ -240,6 +241,27 @@ def test_detections_equal_the_loop(agnostic: bool) -> None:
         scores, boxes = ([row[part] for row in expected] for part in (0, 2))
         torch.testing.assert_close(result["scores"], torch.tensor(scores, dtype=torch.float64), rtol=0, atol=1e-12)
         torch.testing.assert_close(result["boxes"], torch.tensor(boxes, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_outputs_are_raised_before_decoding(kind: torch.dtype) -> None:
+    class Given(nn.Module):
+        def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(len(vectors))
+            logits, deltas = (torch.randn(len(vectors), n, generator=generator).to(kind) for n in (4, 16))
+            return (logits.float(), deltas.float()) if self.exact else (logits, deltas)
+
+    roi_heads, (proposals, batch), maps = heads().eval(), scene(4), features(4)
+    proposals = proposals._replace(boxes=proposals.boxes.float())
+    roi_heads.box_predictor = Given()
+    found = []
+    for exact in (True, False):
+        roi_heads.box_predictor.exact = exact
+        with torch.no_grad():
+            found.append(roi_heads([maps[0].float()], proposals, batch)[0])
+    for expected, result in zip(*found, strict=True):
+        assert len(result["boxes"]) > 3 and result["boxes"].dtype == result["scores"].dtype == torch.float32
+        assert all(torch.equal(result[name], value) for name, value in expected.items())
 
 
 def test_an_image_without_proposals_has_no_detections() -> None:

@@ -34,6 +34,7 @@ def test_keys_are_distinct_and_within_range() -> None:
     keys = random_keys(3, 2, positions, 30000)
     assert keys.dtype == torch.int64 and keys.shape == (6, 30000)
     assert keys.min() >= 0 and keys.max() < 2**56
+    assert torch.equal(keys % 2**24, torch.arange(30000).expand(6, -1))  # the index settles equal hashes
     assert all(len(row.unique()) == 30000 for row in keys)
 
 
