@@ -1,10 +1,17 @@
-"""What all tests share: single-threaded, offline, and the optional folder of real sample images."""
+"""What all tests share: single-threaded, offline, the optional folder of real sample images, and a tiny data set."""
 
+import copy
 import os
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
+
+from detection.config import from_dict
+from detection.data.shapes import ShapeObject, draw_scene
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +26,106 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the sample data folder is not there (set RESIDET_DATA to read it from elsewhere)")
     return folder
+
+
+TINY_SETS = {"train": range(8), "val": range(8, 13), "unlabelled": range(13, 15)}
+"""Numbers of the tiny set's images."""
+TINY_SIZES = ((128, 128), (128, 160), (160, 128))
+"""Rows and columns of the tiny set's images, in turn: square, wide, tall."""
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in VOC layout with 15 images of coloured shapes: train 8, val 5, and unlabelled 2 without annotations."""
+    root = tmp_path_factory.mktemp("tiny") / "shapes"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    for name, numbers in TINY_SETS.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
+        for number in numbers:
+            image, objects = draw_scene(rng)
+            rows, columns = TINY_SIZES[number % len(TINY_SIZES)]
+            grown = np.pad(image, ((0, rows - image.shape[0]), (0, columns - image.shape[1]), (0, 0)), mode="edge")
+            cv2.imwrite(str(root / "JPEGImages" / f"{number:06d}.jpg"), grown[:, :, ::-1])
+            if name != "unlabelled":
+                (root / "Annotations" / f"{number:06d}.xml").write_text(_xml(rows, columns, objects))
+    return root
+
+
+def _xml(rows: int, columns: int, objects: list[ShapeObject]) -> str:
+    """An annotation file: corners 1-based and inclusive, as VOC has them."""
+    body = ""
+    for item in objects:
+        x1, y1, x2, y2 = item.box
+        corners = f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        body += f"<object><name>{item.name}</name><difficult>{int(item.difficult)}</difficult>"
+        body += f"<bndbox>{corners}</bndbox></object>\n"
+    size = f"<size><width>{columns}</width><height>{rows}</height><depth>3</depth></size>"
+    return f"<annotation>{size}\n{body}</annotation>\n"
+
+
+TINY = {
+    "backbone": "resnet18",
+    "weights": "none",
+    "device": "cpu",
+    "model": {
+        "head": "fpn",
+        "norm": "group",
+        "freeze_at": 0,
+        "pyramid_channels": 16,
+        "rpn": {
+            "anchor_sizes": [8, 16, 32, 48, 64],
+            "ignore_border": False,
+            "samples": 32,
+            "pre_nms_train": 100,
+            "pre_nms_test": 50,
+            "post_nms_train": 50,
+            "post_nms_test": 20,
+            "min_size": 0,
+        },
+        "roi": {"hidden": 32, "samples": 16},
+    },
+    "data": {
+        "train": "train",
+        "val": "val",
+        "min_size": [48, 64],
+        "max_size": 96,
+        "test_min_size": 64,
+        "test_max_size": 96,
+        "workers": 0,
+    },
+    "train": {
+        "iterations": 4,
+        "batch_size": 2,
+        "reference_batch": 2,
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "weight_decay": 0.0001,
+        "schedule": "onecycle",
+        "clip_norm": 10.0,
+        "log_every": 1,
+    },
+    "test": {"nms_iou": 0.5, "detections": 10},
+}
+"""The smallest detector that has every part, and the shortest run."""
+
+
+@pytest.fixture
+def tiny_config(tiny_data: Path) -> dict[str, Any]:
+    """Settings of a run of 4 iterations on the tiny data set, nested; a test may change its copy."""
+    settings = copy.deepcopy(TINY)
+    settings["data"]["root"] = str(tiny_data)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of 4 iterations with a moving average of the weights; nothing may write to it."""
+    from detection.training.run import train
+
+    settings = copy.deepcopy(TINY)
+    settings["data"]["root"] = str(tiny_data)
+    settings["train"]["ema_decay"] = 0.5
+    settings["output"] = str(tmp_path_factory.mktemp("runs") / "tiny")
+    return train(from_dict(settings), settings)

@@ -12,6 +12,8 @@ from torchvision.ops import roi_align, roi_pool
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 """A region of 224x224 pixels is pooled from the map of stride 2**4 (FPN paper, eq. 1)."""
+EDGE = 2
+"""Rows and columns between the maps on a sheet: what is read beyond a map never belongs to another one."""
 
 
 class RegionPooling(nn.Module):
@@ -45,7 +47,7 @@ class RegionPooling(nn.Module):
     def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
         regions = regions.flatten(0, 1)
         if self.kind == "max":
-            return roi_pool(features, regions, self.size, scale)
+            return roi_pool(features.to(regions.dtype), regions, self.size, scale).to(features.dtype)
         return roi_align(features, regions, self.size, scale, self.sampling_ratio, aligned=False)
 
     def _on_sheet(self, maps: list[Tensor], regions: Tensor) -> Tensor:
@@ -75,18 +77,18 @@ def origins(maps: list[Tensor]) -> list[tuple[int, int]]:
     """Column and row of each map's first cell on the sheet: the finest on top, the others side by side below it."""
     places, column = [(0, 0)], 0
     for features in maps[1:]:
-        places.append((column, maps[0].shape[2] + 1))
-        column += features.shape[3] + 1
+        places.append((column, maps[0].shape[2] + EDGE))
+        column += features.shape[3] + EDGE
     return places
 
 
 def lay_out(maps: list[Tensor]) -> Tensor:
     """One sheet (B, C, H, W) that holds `maps` (B, C, h, w).
 
-    Each map gets a copy of its last row and column as an edge. A region never leaves its image, so that RoIAlign reads
-    at most this edge beyond the map, where torchvision would repeat the last cell as well.
+    Each map repeats its last row and column as an edge. A region never leaves its image, but RoIAlign widens one that
+    is thinner than a cell, and reads up to a cell beyond a map that it touches; torchvision takes 0 there.
     """
-    edged = [F.pad(features, (0, 1, 0, 1), mode="replicate") for features in maps]
+    edged = [F.pad(features, (0, EDGE, 0, EDGE), mode="replicate") for features in maps]
     height = edged[1].shape[2]
     below = torch.cat([F.pad(features, (0, 0, 0, height - features.shape[2])) for features in edged[1:]], dim=3)
     width = max(edged[0].shape[3], below.shape[3])

@@ -251,7 +251,7 @@ def test_half_precision_outputs_are_raised_before_decoding(kind: torch.dtype) ->
             logits, deltas = (torch.randn(len(vectors), n, generator=generator).to(kind) for n in (4, 16))
             return (logits.float(), deltas.float()) if self.exact else (logits, deltas)
 
-    roi_heads, (proposals, batch), maps = heads().eval(), scene(4), features(4)
+    roi_heads, (proposals, batch), maps = heads().float().eval(), scene(4), features(4)
     proposals = proposals._replace(boxes=proposals.boxes.float())
     roi_heads.box_predictor = Given()
     found = []
