@@ -16,7 +16,7 @@ from detection.data.shapes import ShapeObject, draw_scene
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # with two, a busy machine makes these small convolutions forty times slower
 
 
 @pytest.fixture(scope="session")

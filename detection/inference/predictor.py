@@ -106,12 +106,10 @@ class Predictor:
 
     @torch.inference_mode()
     def _run(self, batch: Any) -> list[dict[str, np.ndarray]]:
-        """Detections of each image of a batch, on the host."""
-        was_training = self.detector.training
+        """Detections of each image of a batch, on the host; leaves the detector in evaluation mode."""
         self.detector.eval()
         with autocast(self.device, self.dtype):
             results = self.detector(batch.to(self.device, non_blocking=True))
-        self.detector.train(was_training)
         return [{name: values.cpu().numpy() for name, values in result.items()} for result in results]
 
 

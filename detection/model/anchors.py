@@ -28,8 +28,9 @@ class Anchors(AnchorGenerator):
 
     def forward(self, shapes: list[tuple[int, int]], like: Tensor) -> Tensor:
         """Anchors (A, 4) in pixels for maps with the given rows and columns, of the type and device of `like`."""
+        self.set_cell_anchors(like.dtype, like.device)
         grids = zip(shapes, self.strides, self.cell_anchors, strict=True)
-        return torch.cat([self._on_grid(shape, stride, cell.to(like)) for shape, stride, cell in grids])
+        return torch.cat([self._on_grid(shape, stride, cell) for shape, stride, cell in grids])
 
     @staticmethod
     def _on_grid(shape: tuple[int, int], stride: int, cell: Tensor) -> Tensor:

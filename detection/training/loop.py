@@ -99,9 +99,9 @@ class Loop:
         files = annotations.image_paths
         outcome = None
         self._timer = (self.done, time.monotonic())
+        self.detector.train()
         with self._stopping_on_sigterm():
             while self.done < train.iterations:
-                self.detector.train()
                 following = self._advance(batches)
                 self._settle(outcome, files)
                 outcome = following
@@ -113,6 +113,7 @@ class Loop:
                     outcome = None
                     if is_scored:
                         evaluate(self.done)
+                        self.detector.train()
                     save()
                     self._timer, self._waited = (self.done, time.monotonic()), 0.0
                 if is_stopped and not is_last:

@@ -73,7 +73,7 @@ class Run:
         elif config.init_from:
             sentences.append(start_from(detector, self.names, config.init_from))
         self.folder = prepare_folder(self.config, is_new=state is None)
-        self.config = dataclasses.replace(self.config, output=str(self.folder))
+        self.config = dataclasses.replace(self.config, output=str(self.folder), resume="")
         self.log = open_log(self.config, self.folder)
         self.loop = Loop(detector, self.config, device, self.log, self.folder)
         if state:
