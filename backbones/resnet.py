@@ -25,7 +25,7 @@ IMAGENET_NORMS = ("frozen", "batch", "sync")
 
 
 def build_resnet(settings: BackboneSettings) -> Assembly:
-    """A residual network for the head `c4` or `fpn`, with torchvision's initialization.
+    """A residual network for the head `c4` or `fpn`, initialized as torchvision's but for identity blocks.
 
     Raises:
         BackboneError: the head or the normalization does not go with a residual network.

@@ -51,8 +51,10 @@ def load_pretrained(settings: BackboneSettings, assembly: Assembly) -> str:
     with torch.no_grad():
         for name in expected.keys() & given.keys():
             expected[name].copy_(given[name])
-    count = sum(not name.endswith(COUNTER) for name in expected)
-    return f"{source}: {count} of {count} tensors loaded"
+    loaded = sum(name in given and not name.endswith(COUNTER) for name in expected)
+    wanted = sum(not name.endswith(COUNTER) for name in expected)
+    unused = sum(name not in expected and not name.endswith(COUNTER) for name in given)
+    return f"{source}: {loaded} of {wanted} tensors loaded, {unused} in the file not needed"
 
 
 def download(url: str) -> dict[str, Tensor]:

@@ -60,11 +60,16 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     except RuntimeError as error:
         raise UserError(f"{path}: no checkpoint ({str(error).splitlines()[0]}); choose another file") from error
     if not isinstance(state, dict) or "format" not in state:
-        raise UserError(f"{path}: no ResiDet checkpoint; bare weights are given to --weights or --init_from")
+        raise UserError(f"{path}: no ResiDet checkpoint; bare weights are given to --weights")
     if state["format"] > FORMAT:
         version = state["versions"]["residet"]
         raise UserError(f"{path}: ResiDet {version} wrote this checkpoint in a newer form; upgrade ResiDet to read it")
     return state
+
+
+def weights(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights to run with: the moving average if the run kept one."""
+    return state.get("ema") or state["model"]
 
 
 def resolve(path: str | Path) -> Path:
@@ -95,7 +100,9 @@ def _require_whole(path: Path) -> None:
     except (zipfile.BadZipFile, EOFError, OSError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: the checkpoint is damaged or incomplete; use another one, such as best.pt beside it")
+        raise UserError(
+            f"{path}: the checkpoint is damaged or incomplete; use another one (--init_from takes a best.pt)"
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -79,7 +79,8 @@ def run_tool(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
         sys.stdout.flush()
     except UserError as error:
-        sys.exit(_complain(f"{program}: error: {error}", 2))
+        # Each of several processes knows of the mistake; one says it.
+        sys.exit(_complain(f"{program}: error: {error}", 2) if os.environ.get("RANK", "0") == "0" else 2)
     except KeyboardInterrupt:
         sys.exit(_complain(f"{program}: interrupted", 130))
     except BrokenPipeError:

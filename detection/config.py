@@ -1,8 +1,8 @@
 """Every setting of ResiDet: one tree of frozen dataclasses.
 
 The text under a field is its help on the command line. Values come from a recipe (``configs/*.yaml``) and from
-``--section.field value`` overrides; :func:`finalize` checks them against each other, derives what follows from
-them, and says each derived value in one sentence. Nothing here imports torch, so that ``--help`` is immediate.
+``--section.field value`` overrides; :mod:`detection.finalize` checks them and derives what follows from them.
+Nothing here imports torch, so that ``--help`` is immediate.
 
 Sources of the default values: the published Faster R-CNN system ("FR", arXiv 1506.01497 and its released code),
 "Deep Residual Learning for Image Recognition" ("RN", arXiv 1512.03385, appendix A) and torchvision ("TV").
@@ -187,7 +187,7 @@ class TrainSettings:
     batch_size: int = 1
     """Images per optimizer step, over all processes and accumulated parts."""
     accumulate: int = 1
-    """Parts that each process computes one after another and adds up before a step."""
+    """Parts of a batch computed one after another; each loss is normalized by its own part, then they are averaged."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     lr: float = 0.001
@@ -312,110 +312,3 @@ def overlay(base: Mapping[str, Any], explicit: Mapping[str, Any]) -> dict[str, A
     for name, value in explicit.items():
         merged[name] = overlay(base.get(name, {}), value) if isinstance(value, Mapping) else value
     return merged
-
-
-def finalize(config: Config, world_size: int = 1) -> tuple[Config, list[str]]:
-    """Check the settings against each other and derive what follows from them.
-
-    The result is complete: finalizing it again changes nothing, so that the ``config.yaml`` of a run repeats the run.
-
-    Args:
-        world_size: how many processes share each batch.
-
-    Returns:
-        The settings to run with, and one sentence for each derived value.
-
-    Raises:
-        UserError: two settings contradict each other, or a value is out of its range.
-    """
-    _check_ranges(config)
-    _check_agreement(config, world_size)
-    train, sentences = config.train, []
-    lr = train.lr * train.batch_size / train.reference_batch
-    sentences.append(
-        f"learning rate {lr:g} = {train.lr:g} x batch {train.batch_size} / reference batch {train.reference_batch}"
-    )
-    train = dataclasses.replace(train, lr=lr, reference_batch=train.batch_size)
-    each = train.batch_size // world_size // train.accumulate
-    sentences.append(
-        f"batch {train.batch_size} = {world_size} {'process' if world_size == 1 else 'processes'} x "
-        f"{train.accumulate} accumulated x {each} images"
-    )
-    rpn = config.model.rpn
-    shapes = len(rpn.anchor_ratios) * (1 if config.model.head == "fpn" else len(rpn.anchor_sizes))
-    where = "place of each level" if config.model.head == "fpn" else "place"
-    sizes = ", ".join(f"{size:g}" for size in rpn.anchor_sizes)
-    sentences.append(f"{shapes} anchors at each {where} (sizes {sizes}; {len(rpn.anchor_ratios)} shapes)")
-    return dataclasses.replace(config, train=train), sentences
-
-
-def _check_ranges(config: Config) -> None:
-    model, data, train, test = config.model, config.data, config.train, config.test
-    for name, value, low, high in (
-        ("model.rpn.fg_fraction", model.rpn.fg_fraction, 0, 1),
-        ("model.roi.fg_fraction", model.roi.fg_fraction, 0, 1),
-        ("model.rpn.nms_iou", model.rpn.nms_iou, 0, 1),
-        ("model.roi.fg_iou", model.roi.fg_iou, 0, 1),
-        ("model.roi.dropout", model.roi.dropout, 0, 1),
-        ("test.nms_iou", test.nms_iou, 0, 1),
-        ("test.score_threshold", test.score_threshold, 0, 1),
-        ("train.ema_decay", train.ema_decay, 0, 0.999999),
-        ("data.workers", data.workers, 0, 1024),
-        *((f"data.augment.{kind}", getattr(data.augment, kind), 0, 1) for kind in ("crop", "hflip", "vflip", "colour")),
-        *((f"train.{kind}_every", getattr(train, f"{kind}_every"), 0, float("inf")) for kind in ("eval", "checkpoint")),
-        ("train.stop_at", train.stop_at, 0, float("inf")),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{name} {value}: give a value from {low} to {high}")
-    for name, value in (
-        ("train.iterations", train.iterations),
-        ("train.batch_size", train.batch_size),
-        ("train.reference_batch", train.reference_batch),
-        ("train.accumulate", train.accumulate),
-        ("train.log_every", train.log_every),
-        ("train.lr", train.lr),
-        ("test.batch_size", test.batch_size),
-        ("test.detections", test.detections),
-        ("model.rpn.samples", model.rpn.samples),
-        ("model.roi.samples", model.roi.samples),
-        ("data.max_size", data.max_size),
-        *(("model.rpn.anchor_sizes", size) for size in model.rpn.anchor_sizes or (0,)),
-        *(("model.rpn.anchor_ratios", ratio) for ratio in model.rpn.anchor_ratios or (0,)),
-        *(("model.image_std", std) for std in model.image_std),
-        *(("data.min_size", size) for size in data.min_size or (0,)),
-        ("model.pyramid_channels", model.pyramid_channels),
-        ("data.augment.scale_jitter", data.augment.scale_jitter[0]),
-    ):
-        if not value > 0:
-            raise UserError(f"{name} {value}: give a value above 0")
-
-
-def _check_agreement(config: Config, world_size: int) -> None:
-    rpn, roi, train, data = config.model.rpn, config.model.roi, config.train, config.data
-    for holds, complaint in (
-        (rpn.bg_iou <= rpn.fg_iou, f"model.rpn.bg_iou {rpn.bg_iou} is above model.rpn.fg_iou {rpn.fg_iou}"),
-        (
-            roi.bg_iou_low < roi.bg_iou_high <= roi.fg_iou,
-            f"model.roi: bg_iou_low {roi.bg_iou_low} < bg_iou_high {roi.bg_iou_high} <= fg_iou {roi.fg_iou} must hold",
-        ),
-        (
-            config.model.head != "fpn" or len(rpn.anchor_sizes) == 5,
-            f"model.rpn.anchor_sizes has {len(rpn.anchor_sizes)} sizes: the fpn head takes 5, one for each level",
-        ),
-        (
-            train.batch_size % (world_size * train.accumulate) == 0,
-            f"train.batch_size {train.batch_size} cannot be shared by {world_size} processes with "
-            f"train.accumulate {train.accumulate}: give a multiple of {world_size * train.accumulate}",
-        ),
-        (list(train.steps) == sorted(set(train.steps)), f"train.steps {list(train.steps)} must increase"),
-        (not (config.resume and config.init_from), "resume and init_from are two different things: give one of them"),
-        (
-            data.augment.scale_jitter[0] <= data.augment.scale_jitter[1],
-            f"data.augment.scale_jitter {list(data.augment.scale_jitter)} must not decrease",
-        ),
-        (data.test_max_size >= data.test_min_size > 0, "data.test_max_size is below data.test_min_size"),
-        (data.max_size >= max(data.min_size), "data.max_size is below data.min_size"),
-        (train.precision != "fp16" or config.device != "cpu", "train.precision fp16 needs a GPU: use bf16 or fp32"),
-    ):
-        if not holds:
-            raise UserError(complaint)

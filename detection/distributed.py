@@ -4,7 +4,7 @@ Numbers that live on the device travel over its own backend (NCCL on GPUs), ever
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -63,12 +63,34 @@ def barrier() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the block before the others begin it: it may have files to make or fetch."""
-    if not is_main():
-        barrier()
-    yield
+    """The main process goes through the block before the others begin it: it may have files to make or fetch.
+
+    A user's mistake that the main process meets in it is raised on the others as well.
+    """
+    if not is_main() and (mistake := broadcast_object("")):
+        raise UserError(mistake)
+    try:
+        yield
+    except UserError as error:
+        if is_main():
+            broadcast_object(str(error))
+        raise
     if is_main():
-        barrier()
+        broadcast_object("")
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """What `action` returns on the main process, on every process; a user's mistake is raised on all of them."""
+    result, mistake = None, None
+    if is_main():
+        try:
+            result = action()
+        except UserError as error:
+            mistake = str(error)
+    result, mistake = broadcast_object((result, mistake))
+    if mistake is not None:
+        raise UserError(mistake)
+    return result
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

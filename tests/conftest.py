@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from detection.data.shapes import ShapeObject, draw_scene
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(1)  # with two, a busy machine makes these small convolutions forty times slower
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers() -> Iterator[None]:
+    """Choosing a device switches them off for the whole process; hypothesis, for one, cannot do without."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +44,7 @@ TINY_SIZES = ((128, 128), (128, 160), (160, 128))
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in VOC layout with 15 images of coloured shapes: train 8, val 5, and unlabelled 2 without annotations."""
+    """A folder in VOC layout, 15 images of coloured shapes: train 8, val 5, unlabelled 2 without annotations."""
     root = tmp_path_factory.mktemp("tiny") / "shapes"
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / name).mkdir(parents=True)

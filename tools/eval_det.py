@@ -27,20 +27,28 @@ def main(argv: list[str]) -> None:
 def evaluate(path: str, settings: dict[str, Any]) -> None:
     """Predict on all processes; score, write and print on the main one."""
     import dataclasses
+    import sys
 
-    from detection import distributed, load_detector
+    from rich.progress import Progress
+
+    from detection import checkpoint, distributed, load_detector
     from detection.data import read_annotations
+    from detection.data.checks import report as report_faults
     from detection.files import unused
     from detection.inspection.results import write_results
 
     predictor = load_detector(path, settings.pop("device", "auto"), settings)
     data = dataclasses.replace(predictor.config.data, classes=predictor.class_names)
     annotations = read_annotations(data, data.val)
-    detections = predictor.predict(annotations)
+    for line in report_faults(annotations.dropped) if distributed.is_main() else ():
+        print(line)
+    is_shown = distributed.is_main() and sys.stdout.isatty()
+    with Progress(transient=True, disable=not is_shown) as bar:
+        task = bar.add_task("predicting", total=1.0)
+        detections = predictor.predict(annotations, lambda share: bar.update(task, completed=share))
     if not distributed.is_main():
         return
-    folder = Path(settings.get("output") or unused(Path(path).parent / "eval"))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(settings.get("output") or unused(checkpoint.resolve(path).parent / "eval"))
     report(write_results(folder, detections, annotations, data.val), annotations.class_names, folder)
 
 
@@ -49,13 +57,15 @@ def report(scores: Any, class_names: tuple[str, ...], folder: Path) -> None:
     from rich.console import Console
 
     from detection.evaluation.tables import voc_table
-    from detection.evaluation.voc import headline
+    from detection.evaluation.voc import as_record
+    from detection.files import replacing
 
     if scores is None:
         print(f"the set has no annotations: detections are in {folder}, in the devkit's form in {folder / 'results'}")
         return
     Console().print(voc_table(scores, class_names))
-    (folder / "metrics.json").write_text(json.dumps(headline(scores), indent=2) + "\n")
+    with replacing(folder / "metrics.json") as file:
+        file.write_text(json.dumps(as_record(scores, class_names), indent=2) + "\n")
     print(f"detections.json, predictions.png and metrics.json are in {folder}")
 
 

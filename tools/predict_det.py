@@ -28,6 +28,9 @@ def main(argv: list[str]) -> None:
     from detection.files import unused
 
     folder = Path(settings.get("output") or unused(Path("runs") / "predictions"))
+    for name, file in pictures.items():
+        if target(folder, name).resolve() == file.resolve():
+            raise UserError(f"--output {folder}: {file} would be overwritten; name another folder")
     predictor = load_detector(given.checkpoint, settings.get("device", "auto"), settings)
     failures = predict(predictor, pictures, folder, given.draw_above)
     print(f"{len(pictures) - len(failures)} pictures with boxes and detections.json are in {folder}")
@@ -56,6 +59,11 @@ def find_pictures(inputs: list[Path]) -> dict[str, Path]:
     return pictures
 
 
+def target(folder: Path, name: str) -> Path:
+    """Where the picture `name` is drawn to: JPEG and PNG keep their names, others become PNG."""
+    return folder / (name if name.lower().endswith((".jpg", ".jpeg", ".png")) else f"{name}.png")
+
+
 def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above: float) -> list[str]:
     """Draw each picture's objects into `folder` and write all of them; returns what could not be read and why."""
     import numpy as np
@@ -81,8 +89,7 @@ def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above:
         picture = draw_boxes(
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn], class_names=found.class_names
         )
-        is_kept = file.suffix.lower() in (".jpg", ".jpeg", ".png")
-        save_picture(folder / (name if is_kept else f"{name}.png"), picture)
+        save_picture(target(folder, name), picture)
     images = without_objects(predictor.class_names, names, [str(pictures[name]) for name in names], sizes)
     Detections.concatenate(parts).write_coco(folder / "detections.json", images)
     return failures

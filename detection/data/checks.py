@@ -30,21 +30,27 @@ def require_clean(faults: Sequence[Fault]) -> None:
     Raises:
         UserError: there is a fault; the message lists the first 20, counts the rest and says how to go on without them.
     """
+    if faults:
+        fix = "mend the files, or leave out these objects and unusable images with --data.on_error drop"
+        first = f"{_counted(len(faults), 'fault')} in the annotations; {fix}:"
+        raise UserError("\n".join([first, *_listing(faults)]))
+
+
+def report(faults: Sequence[Fault]) -> list[str]:
+    """Lines on what was left out because of faults: a first one with the counts, then as :func:`require_clean`.
+
+    The first is "left out: 2 objects and 0 images". Without faults there are no lines.
+    """
     if not faults:
-        return
-    lines = [f"  {fault}" for fault in faults[:SHOWN]]
-    if len(faults) > SHOWN:
-        lines.append(f"  ... and {len(faults) - SHOWN} more")
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    fix = "mend the files, or leave out these objects and unusable images with --data.on_error drop"
-    raise UserError("\n".join([f"{count} in the annotations; {fix}:", *lines]))
-
-
-def summary(faults: Sequence[Fault]) -> str:
-    """What was left out because of faults, as "2 objects and 0 images left out"."""
+        return []
     objects = len({(fault.file, fault.object) for fault in faults if fault.object})
     images = len({fault.file for fault in faults if not fault.object})
-    return f"{_counted(objects, 'object')} and {_counted(images, 'image')} left out"
+    return [f"left out: {_counted(objects, 'object')} and {_counted(images, 'image')}", *_listing(faults)]
+
+
+def _listing(faults: Sequence[Fault]) -> list[str]:
+    rest = [f"  ... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return [f"  {fault}" for fault in faults[:SHOWN]] + rest
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,7 +1,8 @@
 """Annotations as flat arrays, and the images they belong to.
 
 Letters: ``I`` images, ``M`` objects of all images, ``N`` objects of one, ``K`` classes, ``H, W`` rows and columns.
-Flat arrays are shared with worker processes without a copy, which a list of dictionaries is not.
+Worker processes that are forked share flat arrays, of which a list of dictionaries would in time be copied object by
+object; to workers that are started afresh each array is pickled in one piece.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from detection.data.checks import Fault
 from detection.errors import UserError
+
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is missing, is no image, or is not a sound one."""
 
 
 @dataclass
@@ -143,8 +147,8 @@ def _keep_objects(annotations: Annotations, keep: np.ndarray) -> Annotations:
     return replace(annotations, offsets=kept_before[annotations.offsets], **kept)
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads an image: (H, W, 3) uint8 RGB, as stored (an EXIF orientation is not obeyed).
+def read_image(path: str | Path, obey_exif: bool = False) -> np.ndarray:
+    """Reads an image: (H, W, 3) uint8 RGB, as stored; with `obey_exif` turned upright as its EXIF data says.
 
     Pillow decodes rather than OpenCV: as fast, and it refuses a truncated file where OpenCV fills the rest with grey.
 
@@ -153,24 +157,38 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path}: more than 8 bits per channel; save the image with 8")
-            return np.array(image.convert("RGB"))
+            return to_rgb(image, str(path), obey_exif)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; restore the file or take it out of its set") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UserError(f"{path}: the image does not decode ({reason}); restore or remove the file") from None
+    except UNDECODABLE as error:
+        why = why_undecodable(error)
+        raise UserError(f"{path}: the image does not decode ({why}); restore or remove the file") from None
+
+
+def to_rgb(image: Image.Image, name: str, obey_exif: bool) -> np.ndarray:
+    """A picture as (H, W, 3) uint8 RGB; grey, CMYK and palettes are converted, transparency is dropped.
+
+    Raises:
+        UserError: it has more than 8 bits per channel, which a conversion would cut off.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{name}: more than 8 bits per channel; save the image with 8")
+    return np.array((ImageOps.exif_transpose(image) if obey_exif else image).convert("RGB"))
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Rows and columns of an image, from its header alone.
+    """Rows and columns of an image as stored, from its header alone.
 
     Raises:
-        OSError: the file is missing or is no image.
+        UNDECODABLE: one of these, when the file is missing or has no such header.
     """
     with Image.open(path) as image:
         return image.height, image.width
+
+
+def why_undecodable(error: Exception) -> str:
+    """Why Pillow could not decode a file, in a few words."""
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
 
 
 def resized_size(size: tuple[int, int], min_size: float, max_size: float) -> tuple[int, int]:

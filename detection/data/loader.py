@@ -290,7 +290,7 @@ def _loader(
         _Guarded(dataset),
         batch_sampler=batches,
         collate_fn=partial(_collate_guarded, padding=padding),
-        num_workers=workers,
+        num_workers=min(workers, os.cpu_count() or 1),
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses

@@ -236,16 +236,21 @@ def _contrast(shape: Shape, base: np.ndarray) -> float:
 
 
 def _is_current(root: Path) -> bool:
+    return _read_marker(root).startswith(_VERSION + "\n")
+
+
+def _read_marker(root: Path) -> str:
+    """What the README there says, whoever wrote it in whatever encoding; nothing if there is none."""
     marker = root / _MARKER
-    return marker.is_file() and marker.read_text(encoding="utf-8").startswith(_VERSION + "\n")
+    return marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
 
 
 def _require_ours(root: Path) -> None:
     """Refuses to touch a folder that holds anything but an older version of this data set."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
-    ours = root.is_dir() and (root / _MARKER).is_file() and {entry.name for entry in root.iterdir()} <= _CONTENT
-    if not (ours and (root / _MARKER).read_text(encoding="utf-8", errors="replace").startswith("ResiDet shapes")):
+    ours = root.is_dir() and {entry.name for entry in root.iterdir()} <= _CONTENT
+    if not (ours and _read_marker(root).startswith("ResiDet shapes")):
         raise UserError(
             f"--data.root {root}: holds something other than the built-in data set; name a new folder, "
             "or read what is there with --data.format voc"

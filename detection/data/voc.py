@@ -2,12 +2,15 @@
 
 A devkit holds ``VOC2007/{Annotations,ImageSets/Main,JPEGImages}`` and further years, and its sets are called
 "2007/trainval"; any other folder holds the three themselves, and its sets are called "train". A union is joined by "+".
+A set file has one image name a line; in a devkit's list of a single class, 1, 0 or -1 follows it: there is an object of
+the class, a difficult one alone, or none, and images without one are not in the set.
 
 Letters: ``M`` objects. File coordinates are 1-based and inclusive; everything that leaves this module is continuous.
 """
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +22,7 @@ from defusedxml.ElementTree import parse
 
 from detection.config import VOC_CLASSES
 from detection.data.checks import Fault, require_clean
-from detection.data.dataset import Annotations, concatenate, read_size
+from detection.data.dataset import UNDECODABLE, Annotations, concatenate, read_size, why_undecodable
 from detection.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -30,6 +33,8 @@ SOURCE = (
     "VOCtest_06-Nov-2007.tar, VOCtrainval_11-May-2012.tar), unpacked into one VOCdevkit folder"
 )
 
+_MARKED = re.compile(r"(\S+)\s+(-1|0|1)")
+"""Line of a devkit's list of a class: the image's name, and whether it shows one."""
 _UNREADABLE = (ParseError, DefusedXmlException, OSError, ValueError, LookupError)
 """What parsing a broken file raises; a LookupError when it claims an encoding that does not exist."""
 
@@ -49,8 +54,8 @@ def read_voc(root: str | Path, sets: str, classes: Sequence[str] = (), on_error:
         The annotations in the order of the set files. A set of which no image has an annotation file is not annotated.
 
     Raises:
-        UserError: the root or a set is missing, there are faults and `on_error` is "fail", or a set without
-            annotations is to be joined with annotated ones.
+        UserError: the root or a set is missing, an image is named twice, there are faults and `on_error` is "fail", or
+            a set without annotations is to be joined with annotated ones.
     """
     places = _locate(root, sets)
     names = tuple(classes) or find_classes(root, (sets,))
@@ -68,7 +73,7 @@ def find_classes(root: str | Path, sets: Iterable[str]) -> tuple[str, ...]:
         sets: whose names are put together; those that do not exist are passed over, unless none does.
 
     Returns:
-        The VOC classes in the devkit's order when all names found are among them, otherwise the names sorted.
+        All 20 for sets of a devkit. Otherwise the names found, in VOC's order when all are VOC's, else sorted.
 
     Raises:
         UserError: no set exists, or there is no object to take a name from.
@@ -86,7 +91,7 @@ def find_classes(root: str | Path, sets: Iterable[str]) -> tuple[str, ...]:
         raise UserError(
             f"{root}: no object to take class names from in {', '.join(parts)}; give them by --data.classes"
         )
-    return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
+    return tuple(sorted(found, key=VOC_CLASSES.index if found <= set(VOC_CLASSES) else None))
 
 
 def voc_to_boxes(values: np.ndarray) -> np.ndarray:
@@ -102,6 +107,8 @@ def boxes_to_voc(boxes: np.ndarray) -> np.ndarray:
 class _Place(NamedTuple):
     """One set on disk."""
 
+    file: Path
+    """The set file."""
     folder: Path
     ids: list[str]
     images: dict[str, str]
@@ -114,7 +121,15 @@ class _Place(NamedTuple):
 
 
 def _locate(root: str | Path, sets: str) -> list[_Place]:
-    return [_open_set(Path(root), spec.strip()) for spec in sets.split("+")]
+    places = [_open_set(Path(root), spec.strip()) for spec in sets.split("+")]
+    named: dict[tuple[Path, str], Path] = {}
+    for place in places:
+        for key in ((place.folder, name) for name in place.ids):
+            if key in named:
+                again = f"names image {key[1]}, which {named[key]} has named before"
+                raise UserError(f"{place.file}: {again}; name each image of a set, and of sets to be joined, once")
+            named[key] = place.file
+    return places
 
 
 def _open_set(root: Path, spec: str) -> _Place:
@@ -122,7 +137,7 @@ def _open_set(root: Path, spec: str) -> _Place:
     if not file.is_file():
         raise UserError(_what_is_missing(root, spec, file))
     folder = file.parents[2]
-    ids = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    ids = _read_ids(file)
     if not ids:
         raise UserError(f"{file}: the set names no image; write one image name per line")
     if not (folder / "JPEGImages").is_dir():
@@ -131,7 +146,23 @@ def _open_set(root: Path, spec: str) -> _Place:
     split = [os.path.splitext(name) for name in sorted(os.listdir(folder / "JPEGImages"), reverse=True)]
     images = {stem: stem + suffix for stem, suffix in split if suffix.lower() in IMAGE_SUFFIXES}
     annotations = os.listdir(folder / "Annotations") if (folder / "Annotations").is_dir() else []
-    return _Place(folder, ids, images, frozenset(name[:-4] for name in annotations if name.endswith(".xml")))
+    return _Place(file, folder, ids, images, frozenset(name[:-4] for name in annotations if name.endswith(".xml")))
+
+
+def _read_ids(file: Path) -> list[str]:
+    """The image names in a set file, without those that a devkit's list of a class marks with -1."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    ids = []
+    for line in filter(None, map(str.strip, lines)):
+        marked = _MARKED.fullmatch(line)
+        if marked is None:
+            ids.append(line)
+        elif marked[2] != "-1":
+            ids.append(marked[1])
+    return ids
 
 
 def _set_file(root: str | Path, spec: str) -> Path:
@@ -220,7 +251,7 @@ class _SetReader:
             self._fault(f"Annotations/{name}.xml", "", "no such file, though other images of the set have theirs")
             return
         tree = self._read_xml(name) if self._annotated else Element("annotation")
-        size = None if tree is None else self._size(tree, image)
+        size = None if tree is None else self._size(tree, name, image)
         if size is not None:
             before = len(self._labels)
             for number, element in enumerate(tree.iterfind("object"), start=1):
@@ -235,19 +266,19 @@ class _SetReader:
             self._fault(f"Annotations/{name}.xml", "", f"unreadable XML ({error})")
             return None
 
-    def _size(self, tree: Element, image: str) -> tuple[int, int] | None:
-        """Rows and columns as the XML says, or as the image does when the XML has none."""
+    def _size(self, tree: Element, name: str, image: str) -> tuple[int, int] | None:
+        """Rows and columns of the image itself; none, and a fault, if it has none or the XML says otherwise."""
         try:
-            size = int(_text(tree, "size/height")), int(_text(tree, "size/width"))
-            if min(size) > 0:
-                return size
-        except ValueError:
-            pass  # missing or no number: the image itself knows
-        try:
-            return read_size(self._place.folder / "JPEGImages" / image)
-        except OSError as error:
-            self._fault(f"JPEGImages/{image}", "", f"unreadable image ({error})")
+            size = read_size(self._place.folder / "JPEGImages" / image)
+        except UNDECODABLE as error:
+            self._fault(f"JPEGImages/{image}", "", f"unreadable image ({why_undecodable(error)})")
             return None
+        claimed = _claimed_size(tree)
+        if claimed in (None, size):
+            return size
+        claim, truth = (f"{columns} x {rows}" for rows, columns in (claimed, size))
+        self._fault(f"Annotations/{name}.xml", "", f"size says {claim} pixels, but JPEGImages/{image} has {truth}")
+        return None
 
     def _read_object(self, element: Element, number: int, size: tuple[int, int], file: str) -> None:
         name = _text(element, "name")
@@ -269,6 +300,15 @@ class _SetReader:
 
     def _fault(self, file: str, thing: str, reason: str) -> None:
         self._faults.append(Fault(f"{self._folder}/{file}", thing, reason))
+
+
+def _claimed_size(tree: Element) -> tuple[int, int] | None:
+    """Rows and columns as the XML says; none when it leaves them out, or has zeros or no numbers."""
+    try:
+        size = int(_text(tree, "size/height")), int(_text(tree, "size/width"))
+    except ValueError:
+        return None
+    return size if min(size) > 0 else None
 
 
 def _coordinates(element: Element) -> tuple[tuple[float, ...], list[str]]:

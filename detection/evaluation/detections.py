@@ -5,6 +5,7 @@ Letters: ``D`` detections, ``I`` images and ``K`` classes of the data set.
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ class Detections:
             Detections in the order of the file; scores are float64, so that close ones keep their order.
 
         Raises:
-            UserError: the file is missing, is no such list, or names an image or a category that is not in the set.
+            UserError: the file is missing, is no such list, names an image or a category that is not in the set, or
+                holds a box of negative size.
         """
         rows = _read_rows(Path(path))
         images = {str(image_id): index for index, image_id in enumerate(annotations.image_ids.tolist())}
@@ -118,7 +120,11 @@ class Detections:
                 parsed.append(_parse(row, images, labels))
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}: detection {number}: {_complaint(row, images, labels)}") from error
-        return cls._from_numbers(np.array(parsed, np.float64).reshape(-1, 7))
+        table = np.array(parsed, np.float64).reshape(-1, 7)
+        for number in np.flatnonzero((table[:, 5:] < 0).any(axis=1))[:1]:
+            box = f"bbox {rows[number]['bbox']!r} has a negative width or height"
+            raise UserError(f"{path}: detection {number}: {box}; bbox is x, y, width, height")
+        return cls._from_numbers(table)
 
     @classmethod
     def _from_numbers(cls, table: np.ndarray) -> "Detections":
@@ -151,8 +157,11 @@ class Detections:
             The K files, in the order of the classes.
 
         Raises:
-            UserError: a file cannot be written.
+            UserError: a class name cannot be part of a file name, or a file cannot be written.
         """
+        for name in annotations.class_names:
+            if "/" in name or os.sep in name:
+                raise UserError(f"class {name}: no VOC result file can be named after it; rename it without {os.sep}")
         ids = annotations.image_ids.tolist()
         paths = []
         for label, name in enumerate(annotations.class_names, 1):

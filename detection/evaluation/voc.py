@@ -6,7 +6,7 @@ Letters: ``D`` detections, ``M`` objects, ``K`` classes, ``P`` pairs of a detect
 and class.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,6 +116,18 @@ def headline(scores: VOCScores) -> dict[str, float]:
         f"VOC area mAP@{scores.iou:g}": scores.mean_area,
         f"VOC07 11-point mAP@{scores.iou:g}": scores.mean_11point,
     }
+
+
+def as_record(scores: VOCScores, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Every number under the name of its protocol, for JSON: the two means, then both APs of each class.
+
+    A class without countable objects (and a mean over none) has None.
+    """
+    record = headline(scores)
+    for name, area, eleven in zip(class_names, scores.ap_area.tolist(), scores.ap_11point.tolist(), strict=True):
+        record[f"VOC area AP@{scores.iou:g} {name}"] = area
+        record[f"VOC07 11-point AP@{scores.iou:g} {name}"] = eleven
+    return {name: None if np.isnan(value) else value for name, value in record.items()}
 
 
 def _best_objects(

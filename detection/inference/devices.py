@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import torch
+from torch import nn
 
 from detection.errors import UserError
 
@@ -35,10 +36,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         UserError: fp16 on the CPU, where gradients would vanish without a scaler.
     """
     if name == "auto":
-        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        name = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32")
     return DTYPES[name]
+
+
+def place(detector: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The detector on `device`, its convolutions in the given memory layout."""
+    return detector.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from detection import checkpoint, distributed
 from detection.config import Config, from_dict, overlay, to_dict
-from detection.data.dataset import Annotations, resize, resized_size
-from detection.data.loader import Sample, collate, scoring_loader
+from detection.data.dataset import Annotations, Sample, read_image, resize, resized_size, to_rgb
+from detection.data.loader import collate, scoring_loader
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
-from detection.inference.devices import autocast, choose_device, choose_precision
+from detection.finalize import check
+from detection.inference.devices import autocast, choose_device, choose_precision, place
 from detection.model.build import build_detector, class_names_of, load_state
 from detection.model.faster_rcnn import FasterRCNN
 
@@ -61,7 +62,8 @@ class Predictor:
         self.class_names = class_names
         self.config = config
         self.device = device
-        self.dtype = choose_precision(config.train.precision, device)
+        is_fp16_on_cpu = config.train.precision == "fp16" and device.type == "cpu"
+        self.dtype = choose_precision("fp32" if is_fp16_on_cpu else config.train.precision, device)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """The objects in one image.
@@ -77,11 +79,11 @@ class Predictor:
         (found,) = self._run(collate([sample], self.config.model.padding))
         return Prediction(found["boxes"], found["labels"], found["scores"], self.class_names)
 
-    def predict(self, annotations: Annotations, progress: Callable[[int], None] = lambda count: None) -> Detections:
+    def predict(self, annotations: Annotations, progress: Callable[[int], None]) -> Detections:
         """The objects in every image of a data set, each image exactly once over all processes.
 
         Args:
-            progress: called with the number of images after each batch.
+            progress: called after each batch with the share of this process's images that is done.
 
         Returns:
             All processes' detections in the order of the images, on every process.
@@ -95,13 +97,13 @@ class Predictor:
             world_size=distributed.world_size(),
             pin_memory=self.device.type == "cuda",
         )
-        parts, seen = [], []
+        parts, seen, images = [], [], sum(map(len, loader.batch_sampler))
         for batch in loader:
             for index, found in zip(batch.image_indices.tolist(), self._run(batch), strict=True):
                 image = np.full(len(found["scores"]), index)
                 parts.append(Detections(image, found["labels"], found["scores"], found["boxes"]))
                 seen.append(index)
-            progress(len(batch))
+            progress(len(seen) / images)
         return gather(parts, seen, len(annotations))
 
     @torch.inference_mode()
@@ -129,11 +131,11 @@ def load_detector(path: str | Path, device: str = "auto", settings: dict[str, An
     config = from_dict(state["config"])
     if settings:
         config = from_dict(overlay(to_dict(config), settings))
+        check(config)
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
-    load_state(detector, state.get("ema") or state["model"], str(path))
-    memory = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    return Predictor(detector.to(chosen, memory_format=memory).eval(), names, config, chosen)
+    load_state(detector, checkpoint.weights(state), str(path))
+    return Predictor(place(detector, chosen, config.train.channels_last).eval(), names, config, chosen)
 
 
 def as_array(image: ImageLike) -> np.ndarray:
@@ -143,13 +145,9 @@ def as_array(image: ImageLike) -> np.ndarray:
         UserError: the file is missing or does not decode, or the array has another form.
     """
     if isinstance(image, str | Path):
-        try:
-            image = Image.open(image)
-            image.load()
-        except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{image if isinstance(image, str | Path) else image.filename}: {error}") from error
+        return read_image(image, obey_exif=True)
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return to_rgb(image, "the image", obey_exif=True)
     if isinstance(image, torch.Tensor):
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.numpy()
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detection.data.dataset import Annotations, read_image
+from detection.data.dataset import Annotations, Sample, read_image
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
 from detection.files import replacing
@@ -24,13 +24,13 @@ PALETTE = (
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _GROUND, _INK = (32, 34, 37), (225, 227, 230)
-_COLUMNS, _MAX_TILES = 4, 16
+_COLUMNS = 4
 _TILE, _GAP, _CAPTION = 384, 10, 24
 _DASHED, _DOTTED = (7, 5), (2, 4)
 """Lengths of line and gap in pixels."""
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Image (H, W, 3) uint8, boxes (N, 4), labels (N,) and ignore (N,) bool of a training sample."""
+SHEET_IMAGES = 16
+"""Most pictures on a sheet."""
 
 
 def draw_boxes(
@@ -97,7 +97,7 @@ def prediction_sheet(
     Raises:
         UserError: an image file cannot be read.
     """
-    tiles, indices = [], list(indices)[:_MAX_TILES]
+    tiles, indices = [], list(indices)[:SHEET_IMAGES]
     limits = _tile_size(annotations.sizes[indices])
     for index in indices:
         image, scale = _fit(read_image(annotations.image_paths[index]), limits)
@@ -117,16 +117,17 @@ def training_sheet(samples: Sequence[Sample], class_names: Sequence[str]) -> np.
     """A grid of up to 16 training samples as the detector gets them; `ignore` boxes are dotted and have no name.
 
     Args:
-        samples: image, boxes, labels and ignore of each, boxes in pixels of that image and without padding.
+        samples: as the training transform returns them, not padded.
         class_names: K names.
     """
-    tiles, samples = [], samples[:_MAX_TILES]
-    limits = _tile_size(np.array([sample[0].shape[:2] for sample in samples]))
-    for number, (image, boxes, labels, ignore) in enumerate(samples):
-        rows, columns = image.shape[:2]
-        image, scale = _fit(image, limits)
-        image = draw_outlines(image, boxes[ignore] * scale, np.ones(int(ignore.sum()), bool))
-        image = draw_boxes(image, boxes[~ignore] * scale, labels[~ignore], class_names=class_names)
+    tiles, samples = [], samples[:SHEET_IMAGES]
+    limits = _tile_size(np.array([sample.image.shape[:2] for sample in samples]))
+    for number, sample in enumerate(samples):
+        rows, columns = sample.image.shape[:2]
+        image, scale = _fit(sample.image, limits)
+        boxes, ignore = sample.boxes * scale, sample.ignore
+        image = draw_outlines(image, boxes[ignore], np.ones(int(ignore.sum()), bool))
+        image = draw_boxes(image, boxes[~ignore], sample.labels[~ignore], class_names=class_names)
         tiles.append((image, f"sample {number}: {columns} x {rows} pixels"))
     return _sheet(tiles, "coloured: objects to learn    dotted: neither object nor background")
 

@@ -7,10 +7,7 @@ import numpy as np
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
 from detection.evaluation.voc import VOCScores, voc_scores
-from detection.inspection.draw import prediction_sheet, save_picture
-
-SHEET_IMAGES = 16
-"""Pictures on a sheet of predictions."""
+from detection.inspection.draw import SHEET_IMAGES, prediction_sheet, save_picture
 
 
 def write_results(folder: Path, detections: Detections, annotations: Annotations, set_name: str) -> VOCScores | None:
@@ -20,7 +17,7 @@ def write_results(folder: Path, detections: Detections, annotations: Annotations
 
     Args:
         folder: where to write.
-        set_name: the set as named in `data.val`; its last part goes into the names of the devkit's files.
+        set_name: the set as named in `data.val`, as "2012/test" or "val".
 
     Returns:
         The VOC scores, or None for a set without annotations.
@@ -29,6 +26,7 @@ def write_results(folder: Path, detections: Detections, annotations: Annotations
     spread = np.linspace(0, len(annotations) - 1, min(SHEET_IMAGES, len(annotations))).astype(int)
     save_picture(folder / "predictions.png", prediction_sheet(annotations, detections, spread.tolist()))
     if not annotations.annotated:
-        detections.write_voc(folder / "results", annotations, set_name.split("/")[-1])
+        year, _, name = set_name.rpartition("+")[2].rpartition("/")
+        detections.write_voc(folder / "results" / (f"VOC{year}" if year else "") / "Main", annotations, name)
         return None
     return voc_scores(detections, annotations)

@@ -25,26 +25,13 @@ class Conv5Head(nn.Module):
         return self.tail(pooled).mean(dim=(2, 3))
 
 
-class FullyConnectedHead(nn.Module):
-    """VGG's own fc6 and fc7 on each region."""
-
-    def __init__(self, tail: nn.Module) -> None:
-        super().__init__()
-        self.tail = tail
-        self.out_channels = tail.out_channels
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(R, 512, 7, 7) -> (R, 4096)."""
-        return self.tail(pooled.flatten(1))
-
-
 def box_head(kind: str, channels: int, tail: nn.Module | None, settings: RegionSettings, pool_size: int) -> nn.Module:
     """The head for `kind` (c4, fpn or fc) on maps of `channels`; `tail` is the part of the backbone it consists of."""
     if kind == "fpn":
         head = TwoMLPHead(channels * pool_size**2, settings.hidden)
         head.out_channels = settings.hidden
         return head
-    return {"c4": Conv5Head, "fc": FullyConnectedHead}[kind](tail)
+    return Conv5Head(tail) if kind == "c4" else tail
 
 
 def box_predictor(channels: int, num_classes: int, settings: RegionSettings) -> FastRCNNPredictor:

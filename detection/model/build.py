@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from backbones import BackboneError, BackboneSettings, build_backbone
+from backbones import BackboneError, BackboneSettings, Staged, build_backbone
 from detection.config import Config
 from detection.errors import UserError
 from detection.model.faster_rcnn import FasterRCNN
@@ -95,8 +95,9 @@ def stages(detector: FasterRCNN) -> list[Stage]:
     """What the detector consists of, in the order in which an image passes through it."""
     parts: dict[str, nn.Module] = dict(detector.backbone.stages())
     parts["proposals"] = detector.rpn
-    tail = getattr(detector.roi_heads.box_head, "tail", None)
-    parts |= tail.stages() if tail else {"region head": detector.roi_heads.box_head}
+    head = detector.roi_heads.box_head
+    tail = getattr(head, "tail", head)
+    parts |= tail.stages() if isinstance(tail, Staged) else {"region head": head}
     parts["class and box"] = detector.roi_heads.box_predictor
     return [describe(name, part) for name, part in parts.items()]
 

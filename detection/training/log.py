@@ -8,14 +8,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+
+from detection.errors import UserError
+from detection.files import replacing
 
 WIDTH = 120
 """Columns of ``log.txt``, and of the console when it is no terminal."""
@@ -66,7 +70,7 @@ class RunLog:
         line = {"step": step} | {name: _json_value(value, name, lost) for name, value in values.items()}
         if lost:
             line["non_finite"] = lost
-        with open(self._folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with self._appending("metrics.jsonl") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         self._step = step
         if self._wandb:
@@ -89,6 +93,18 @@ class RunLog:
             line = f"iteration {step}/{self._total}: {shown}"
             self._append(line) if self._console.is_terminal else self.say(line)
 
+    def share(self, name: str) -> Callable[[float], None]:
+        """A function that takes the share done (0..1) of something long and says each further quarter."""
+        said = 0
+
+        def tell(done: float) -> None:
+            nonlocal said
+            if int(4 * done) > said:
+                said = int(4 * done)
+                self.say(f"{name} {said * 25} %")
+
+        return tell
+
     def pictures(self, name: str, path: str | Path) -> None:
         """Send a picture of the run folder to Weights & Biases, at the step recorded last."""
         if self._wandb:
@@ -103,12 +119,8 @@ class RunLog:
             return
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
-        beside = path.with_name(path.name + ".part")
-        with open(beside, "w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def close(self) -> None:
         """End the progress bar and the upload; an upload without a network gives up after a minute."""
@@ -118,8 +130,18 @@ class RunLog:
             self._wandb = None
 
     def _append(self, content: RenderableType) -> None:
-        with open(self._folder / "log.txt", "a", encoding="utf-8") as file:
+        with self._appending("log.txt") as file:
             _print(_console(file), content)
+
+    @contextmanager
+    def _appending(self, name: str) -> Iterator[TextIO]:
+        path = self._folder / name
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                yield file
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be written ({reason}); make room, and go on with --resume") from error
 
     def _time_left(self, step: int) -> str:
         now = time.monotonic()

@@ -1,13 +1,15 @@
 """Parameter groups, learning rate, guarded optimizer steps, moving average."""
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detection.config import TrainSettings
+from detection.errors import UserError
 
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1 / 25e4
 """One-cycle: share of the run in which the rate rises, and its first and last value relative to the highest (torch)."""
@@ -53,7 +55,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
 def lr_factor(step: int, settings: TrainSettings) -> float:
     """Share of the learning rate at `step`, counted from 0: a function of the step alone, so that resuming is exact."""
     if settings.schedule == "onecycle":
-        return one_cycle(step / max(1, settings.iterations - 1))
+        return one_cycle(step, settings.iterations)
     factor = 1.0
     if step < settings.warmup_iterations:
         factor = settings.warmup_factor + (1 - settings.warmup_factor) * step / settings.warmup_iterations
@@ -62,12 +64,13 @@ def lr_factor(step: int, settings: TrainSettings) -> float:
     return factor * settings.gamma ** sum(step >= boundary for boundary in settings.steps)
 
 
-def one_cycle(progress: float) -> float:
-    """The one-cycle policy (Smith and Topin, arXiv 1708.07120) with cosine flanks, at `progress` in [0, 1]."""
-    if progress < ONECYCLE_RISE:
-        start, end, share = ONECYCLE_START, 1.0, progress / ONECYCLE_RISE
+def one_cycle(step: int, iterations: int) -> float:
+    """The one-cycle policy (Smith and Topin, arXiv 1708.07120) with cosine flanks, peaking where torch's does."""
+    peak = max(ONECYCLE_RISE * iterations - 1, 1e-9)
+    if step <= peak:
+        start, end, share = ONECYCLE_START, 1.0, step / peak
     else:
-        start, end, share = 1.0, ONECYCLE_END, (progress - ONECYCLE_RISE) / (1 - ONECYCLE_RISE)
+        start, end, share = 1.0, ONECYCLE_END, (step - peak) / (iterations - 1 - peak)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
@@ -107,7 +110,44 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def restore(self, optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
+        """Take over the state of another process; rates and decays stay those of the settings.
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model whose weights and statistics follow it slowly (Polyak averaging)."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        Raises:
+            UserError: the state is of other parameters.
+        """
+        kept = [{name: value for name, value in g.items() if name != "params"} for g in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(optimizer)
+        except ValueError:
+            raise UserError(
+                "--resume: the run trained other stages (model.freeze_at); start anew with --init_from"
+            ) from None
+        for group, settings in zip(self.optimizer.param_groups, kept, strict=True):
+            group.update(settings)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+
+
+class MovingAverage:
+    """A copy of the model whose weights and statistics follow it slowly (Polyak averaging), without leaving the device.
+
+    Frozen parameters and whole-numbered buffers never differ from the model's and are left alone.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).eval()
+        self._decay = decay
+        self._averaged, self._current = moving_tensors(self.module), moving_tensors(model)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """average <- decay x average + (1 - decay) x model"""
+        torch._foreach_lerp_(self._averaged, self._current, 1 - self._decay)
+
+
+def moving_tensors(model: nn.Module) -> list[Tensor]:
+    """What training changes: trained parameters, and statistics of batch normalization."""
+    statistics = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    trained = [parameter.data for parameter in model.parameters() if parameter.requires_grad]
+    return trained + [value for layer in statistics for value in (layer.running_mean, layer.running_var)]

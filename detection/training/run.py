@@ -1,6 +1,7 @@
 """A training run from settings to last words: data, detector, loop, scores, and the folder that they leave."""
 
 import dataclasses
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,26 @@ import yaml
 from rich.table import Table
 
 from detection import checkpoint, distributed
-from detection.config import Config, finalize, from_dict, overlay, to_dict
+from detection.config import Config, from_dict, overlay, to_dict
 from detection.data import class_names, read_annotations
+from detection.data.checks import report, require_clean
 from detection.data.dataset import Annotations, apply_difficult
 from detection.data.loader import DetectionDataset, TrainingBatches
 from detection.data.transforms import TrainTransform
 from detection.errors import UserError
+from detection.evaluation.detections import Detections
 from detection.evaluation.tables import voc_table
-from detection.evaluation.voc import headline
-from detection.files import unused
+from detection.evaluation.voc import as_record
+from detection.files import replacing, unused
+from detection.finalize import finalize
 from detection.inference.devices import choose_device
 from detection.inference.predictor import Predictor
-from detection.inspection.draw import save_picture, training_sheet
+from detection.inspection.draw import SHEET_IMAGES, save_picture, training_sheet
 from detection.inspection.results import write_results
 from detection.model.build import build_detector, init_from, load_state, stages
 from detection.model.faster_rcnn import FasterRCNN
 from detection.training.log import RunLog
 from detection.training.loop import Loop
-
-SAMPLES = 16
-"""Training samples that are drawn at the start."""
 
 
 def train(config: Config, explicit: dict[str, Any]) -> Path:
@@ -45,35 +46,41 @@ def train(config: Config, explicit: dict[str, Any]) -> Path:
     Raises:
         UserError: settings, data or weights are at fault.
     """
+    state = checkpoint.load(config.resume) if config.resume else None
+    if state:
+        config = resumed_config(state, explicit, config.resume)
     device = distributed.init_from_environment(choose_device(config.device))
     try:
-        return Run(config, explicit, device).go()
+        return Run(config, state, device).go()
     finally:
         distributed.shutdown()
 
 
 class Run:
-    """One run with its folder, data, detector and loop."""
+    """One run with its folder, data, detector and loop; `state` is the checkpoint that it goes on from."""
 
-    def __init__(self, config: Config, explicit: dict[str, Any], device: torch.device) -> None:
-        state = checkpoint.load(config.resume) if config.resume else None
-        if state:
-            config = resumed_config(state, explicit, config.resume)
+    def __init__(self, config: Config, state: dict[str, Any] | None, device: torch.device) -> None:
         self.config, sentences = finalize(config, distributed.world_size())
+        if config.model.norm == "sync" and device.type == "cpu":
+            raise UserError(
+                "model.norm sync: torch synchronizes batch statistics between GPUs only; use group or batch"
+            )
         torch.manual_seed(self.config.seed)
         torch.use_deterministic_algorithms(self.config.train.deterministic)
         self.train_set, self.val_set = read_sets(self.config)
         self.names = self.train_set.class_names
         with distributed.main_first():
-            detector, report = build_detector(self.config, len(self.names), load_weights=state is None)
-        sentences.append(report)
+            is_fresh = state is None and not config.init_from
+            detector, loaded = build_detector(self.config, len(self.names), load_weights=is_fresh)
+        sentences.append(loaded)
         if state:
             require_same_classes(state["class_names"], self.names, config.resume)
             load_state(detector, state["model"], config.resume)
         elif config.init_from:
             sentences.append(start_from(detector, self.names, config.init_from))
         self.folder = prepare_folder(self.config, is_new=state is None)
-        self.config = dataclasses.replace(self.config, output=str(self.folder), resume="")
+        began_from = state["config"]["init_from"] if state else config.init_from
+        self.config = dataclasses.replace(self.config, output=str(self.folder), resume="", init_from=began_from)
         self.log = open_log(self.config, self.folder)
         self.loop = Loop(detector, self.config, device, self.log, self.folder)
         if state:
@@ -100,53 +107,55 @@ class Run:
             f"{self.config.train.iterations} iterations = {epochs:.1f} epochs, on {device} "
             f"in {str(self.loop.dtype).removeprefix('torch.')}, seed {self.config.seed}",
         ]
-        sentences += [line for data in (self.train_set, self.val_set) for line in left_out(data)]
+        sentences += report(self.train_set.dropped + self.val_set.dropped)
         for sentence in sentences:
             self.log.say(sentence)
         self.log.say(stage_table(detector, self.config.backbone))
-        if distributed.is_main():
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
-            self._draw_samples()
+        distributed.on_main(self._write_settings)
+        distributed.on_main(self._draw_samples)
+
+    def _write_settings(self) -> None:
+        with replacing(self.folder / "config.yaml") as path:
+            path.write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
 
     def _draw_samples(self) -> None:
         """The first training samples as the detector gets them, so that mistakes in boxes and labels are seen."""
         data, seed = self.config.data, self.config.seed
-        batches = TrainingBatches(self.train_set.sizes, min(SAMPLES, len(self.train_set)), seed, data.group_by_shape)
+        images = self.config.train.batch_size // self.config.train.accumulate
+        batches = TrainingBatches(self.train_set.sizes, images, seed, data.group_by_shape)
         dataset = DetectionDataset(apply_difficult(self.train_set, data.difficult), TrainTransform(data, seed))
-        samples = [dataset[key] for key in next(iter(batches))]
-        pictures = [(sample.image, sample.boxes, sample.labels, sample.ignore) for sample in samples]
-        save_picture(self.folder / "train_samples.png", training_sheet(pictures, self.names))
+        keys = islice(chain.from_iterable(batches), SHEET_IMAGES)
+        save_picture(self.folder / "train_samples.png", training_sheet([dataset[key] for key in keys], self.names))
         self.log.pictures("training samples", self.folder / "train_samples.png")
 
     def _evaluate(self, step: int) -> None:
         """Score the validation set; the best weights so far go to ``best.pt``."""
         self.log.say(f"iteration {step}: predicting {len(self.val_set)} images of {self.config.data.val}")
         predictor = Predictor(self.loop.scored_detector, self.names, self.config, self.loop.device)
-        detections = predictor.predict(self.val_set)
-        if not distributed.is_main():
-            return
+        detections = predictor.predict(self.val_set, self.log.share("predicted"))
+        self.loop.best = distributed.on_main(lambda: self._score(step, detections))
+
+    def _score(self, step: int, detections: Detections) -> float:
+        """Write and score; returns the best score so far."""
         scores = write_results(self.folder, detections, self.val_set, self.config.data.val)
         self.log.pictures("predictions", self.folder / "predictions.png")
         if scores is None:
             self.log.say(f"{self.config.data.val} has no annotations: written, not scored")
             return self._save_best(0.0)
-        per_class = {f"VOC area AP@0.5 {name}": ap for name, ap in zip(self.names, scores.ap_area, strict=True)}
-        self.log.record(step, **headline(scores), **per_class)
+        self.log.record(step, **as_record(scores, self.names))
         self.log.say(voc_table(scores, self.names))
-        self._save_best(float(np.nan_to_num(scores.mean_area)))
+        return self._save_best(float(np.nan_to_num(scores.mean_area)))
 
-    def _save_best(self, score: float) -> None:
+    def _save_best(self, score: float) -> float:
         if score < self.loop.best:
-            return
-        self.loop.best = score
+            return self.loop.best
         state = {"model": self.loop.scored_detector.state_dict(), "step": self.loop.done, "best": score}
         checkpoint.save(self.folder / "best.pt", {**self._identity(), **state})
+        return score
 
     def _save(self) -> None:
-        self.loop.best = distributed.broadcast_object(self.loop.best)
-        if distributed.is_main():
-            checkpoint.save(self.folder / "last.pt", {**self._identity(), **self.loop.state()})
-        distributed.barrier()
+        path = self.folder / "last.pt"
+        distributed.on_main(lambda: checkpoint.save(path, {**self._identity(), **self.loop.state()}))
 
     def _identity(self) -> dict[str, Any]:
         return {"config": to_dict(self.config), "class_names": list(self.names)}
@@ -159,19 +168,37 @@ class Run:
 
     def _last_words(self) -> None:
         best = self.folder / "best.pt"
+        following = (
+            "train on PASCAL VOC:        python tools/train_det.py --config configs/voc07_resnet101_c4.yaml "
+            "--data.root data/VOCdevkit"
+            if self.config.data.format == "shapes"
+            else f"score another set:          python tools/eval_det.py --checkpoint {best} --data.val SET"
+        )
         self.log.say(
             f"everything is in {self.folder}: best.pt and last.pt (checkpoints), predictions.png and train_samples.png "
             f"(pictures), detections.json, metrics.jsonl, log.txt, config.yaml\n"
             f"look at your own pictures:  python tools/predict_det.py --checkpoint {best} --input IMAGES --output out\n"
-            f"train on PASCAL VOC:        python tools/train_det.py --config configs/voc07_resnet101_c4.yaml "
-            f"--data.root data/VOCdevkit"
+            f"{following}"
         )
 
 
 def resumed_config(state: dict[str, Any], explicit: dict[str, Any], path: str) -> Config:
-    """The settings of the run that a checkpoint belongs to, with what was given now laid over them."""
+    """The settings of the run that a checkpoint belongs to, with what was given now laid over them.
+
+    Raises:
+        UserError: the checkpoint cannot be gone on from, or not with these settings.
+    """
+    if "optimizer" not in state:
+        raise UserError(
+            f"{path}: holds weights only, not where the run stopped; resume from last.pt, or use --init_from"
+        )
+    if explicit.get("output"):
+        raise UserError("--output: a resumed run goes on in its own folder; leave it out, or use --init_from")
+    optimizer = state["config"]["train"]["optimizer"]
+    if explicit.get("train", {}).get("optimizer", optimizer) != optimizer:
+        raise UserError("--train.optimizer: a resumed run keeps its optimizer; leave it out, or use --init_from")
     before = overlay(state["config"], {"train": {"stop_at": 0}, "resume": "", "init_from": ""})
-    given = {name: value for name, value in explicit.items() if name not in ("resume", "output")}
+    given = {name: value for name, value in explicit.items() if name != "resume"}
     folder = checkpoint.resolve(path).parent
     return dataclasses.replace(from_dict(overlay(before, given)), output=str(folder), resume=path)
 
@@ -184,8 +211,10 @@ def read_sets(config: Config) -> tuple[Annotations, Annotations]:
     """
     data = config.data
     with distributed.main_first():
-        data = dataclasses.replace(data, classes=class_names(data))
-        sets = read_annotations(data, data.train), read_annotations(data, data.val)
+        tolerant = dataclasses.replace(data, classes=class_names(data), on_error="drop")
+        sets = read_annotations(tolerant, data.train), read_annotations(tolerant, data.val)
+        if data.on_error == "fail":
+            require_clean([*sets[0].dropped, *sets[1].dropped])
     if not sets[0].annotated:
         raise UserError(f"{data.root}: {data.train} has no annotations to learn from; name another set by --data.train")
     return sets
@@ -201,7 +230,7 @@ def start_from(detector: FasterRCNN, names: tuple[str, ...], path: str) -> str:
     """Take over the weights of another run; returns one line on what was taken."""
     state = checkpoint.load(path)
     same = tuple(state.get("class_names", ())) == names
-    return init_from(detector, state.get("ema") or state["model"], same, path)
+    return init_from(detector, checkpoint.weights(state), same, path)
 
 
 def prepare_folder(config: Config, is_new: bool) -> Path:
@@ -240,11 +269,6 @@ def open_log(config: Config, folder: Path) -> RunLog:
 def describe(annotations: Annotations, name: str) -> str:
     """`150 images with 412 objects (2007/train)`."""
     return f"{len(annotations)} images with {len(annotations.labels)} objects ({name})"
-
-
-def left_out(annotations: Annotations) -> list[str]:
-    """One line for the faults that `data.on_error drop` has left out."""
-    return [f"left out: {fault}" for fault in annotations.dropped]
 
 
 def stage_table(detector: FasterRCNN, backbone: str) -> Table:

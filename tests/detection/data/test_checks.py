@@ -2,7 +2,7 @@
 
 import pytest
 
-from detection.data.checks import Fault, require_clean, summary
+from detection.data.checks import Fault, report, require_clean
 from detection.errors import UserError
 
 
@@ -21,7 +21,11 @@ def test_twenty_faults_are_listed_and_the_rest_counted() -> None:
     assert lines[0].startswith("27 faults") and "--data.on_error drop" in lines[0]
 
 
-def test_summary_counts_objects_and_images() -> None:
-    faults = [Fault("a.xml", "object 1", "x"), Fault("a.xml", "object 2", "x"), Fault("b.jpg", "", "x")]
-    assert summary(faults) == "2 objects and 1 image left out"
-    assert summary([]) == "0 objects and 0 images left out"
+def test_a_report_counts_objects_and_images_and_lists_twenty_faults() -> None:
+    faults = [Fault("a.xml", "object 1", "x"), Fault("a.xml", "object 2", "x"), Fault("b.jpg", "", "y")]
+    listed = ["  a.xml: object 1: x", "  a.xml: object 2: x", "  b.jpg: y"]
+    assert report(faults) == ["left out: 2 objects and 1 image", *listed]
+    assert report(faults[:1])[0] == "left out: 1 object and 0 images"
+    many = report(faults * 7)
+    assert many[1:] == [*listed * 6, *listed[:2], "  ... and 1 more"]
+    assert report(()) == []

@@ -29,14 +29,15 @@ def _run(
 
 @st.composite
 def _images(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """A small image and boxes, many of which touch its borders or are a pixel or the whole image in size."""
+    """A small image and boxes, many of which touch its borders or are as small as a reader that clips can make them."""
     rows, columns = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     boxes = []
     for _ in range(draw(st.integers(0, 6))):
         sides = []
         for length in (columns, rows):
-            low = draw(st.sampled_from([0, length - 1, (length - 1) / 2]) | st.floats(0, length - 1, width=32))
-            high = draw(st.sampled_from([low + 1, length]) | st.floats(low + 1, length))
+            least = draw(st.sampled_from([2.0**-4, 0.5, 1.0]))
+            low = draw(st.sampled_from([0, length - least, (length - 1) / 2]) | st.floats(0, length - least, width=32))
+            high = draw(st.sampled_from([low + least, length]) | st.floats(low + least, length))
             sides.append((low, high))
         (x1, x2), (y1, y2) = sides
         boxes.append((x1, y1, x2, y2))

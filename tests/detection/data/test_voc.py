@@ -61,6 +61,45 @@ def test_a_missing_size_is_read_from_the_image(tmp_path: Path, write_set: Writer
     assert read_voc(tmp_path, "train").sizes.tolist() == [[40, 60], [40, 60]]
 
 
+def test_the_size_is_the_images_own_and_the_xml_must_agree(
+    tmp_path: Path, write_set: Writer, xml_object: Object
+) -> None:
+    sizes = {"a": (40, 60), "b": (60, 40), "c": (41, 61)}
+    folder = write_set(tmp_path / "set", {name: [xml_object("x", 1, 1, 9, 9)] for name in sizes}, sizes=sizes)
+    text = (folder / "Annotations" / "b.xml").read_text()
+    (folder / "Annotations" / "b.xml").write_text(text.replace("<width>40", "<width>60").replace("t>60", "t>40"))
+    data = read_voc(folder, "train", on_error="drop")
+    assert data.image_ids.tolist() == ["a", "c"] and data.sizes.tolist() == [[40, 60], [41, 61]]
+    assert len(data.boxes) == 2 and data.offsets.tolist() == [0, 1, 2]
+    reason = "size says 60 x 40 pixels, but JPEGImages/b.jpg has 40 x 60"
+    assert [str(fault) for fault in data.dropped] == [f"set/Annotations/b.xml: {reason}"]
+    assert data.dropped[0].object == ""  # the image is left out, not an object
+    with pytest.raises(UserError, match=reason):
+        read_voc(folder, "train")
+
+
+def test_an_image_that_cannot_be_opened_is_a_fault_whatever_pillow_raises(
+    tmp_path: Path, write_set: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"good": (8, 8), "empty": (8, 8), "huge": (8, 40)}
+    folder = write_set(tmp_path / "set", {name: [] for name in sizes}, sizes=sizes)
+    (folder / "JPEGImages" / "empty.jpg").write_bytes(b"")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # twice as many are taken for a decompression bomb
+    data = read_voc(folder, "train", ["x"], on_error="drop")
+    assert data.image_ids.tolist() == ["good"]
+    empty, huge = map(str, data.dropped)
+    assert empty == "set/JPEGImages/empty.jpg: unreadable image (not an image)"
+    assert huge.startswith("set/JPEGImages/huge.jpg: unreadable image (Image size (320 pixels) exceeds limit")
+    for error in (SyntaxError("broken header"), ValueError("negative offset")):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Image, "open", fail)
+        dropped = read_voc(folder, "train", ["x"], on_error="drop").dropped
+        assert [fault.reason for fault in dropped] == [f"unreadable image ({error})"] * 3
+
+
 def test_class_names_agree_between_training_and_validation(
     tmp_path: Path, write_set: Writer, xml_object: Object
 ) -> None:
@@ -76,9 +115,17 @@ def test_class_names_agree_between_training_and_validation(
     assert read_annotations(given, "train").labels.tolist() == [1]
 
 
-def test_names_that_are_all_of_voc_take_its_order(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
-    write_set(tmp_path, {"1": [xml_object("dog", 1, 1, 9, 9)]})
-    assert find_classes(tmp_path, ["train"]) == VOC_CLASSES
+def test_only_names_that_are_found_count_and_those_of_voc_keep_its_order(
+    tmp_path: Path, write_set: Writer, xml_object: Object
+) -> None:
+    objects = [xml_object(name, 1, 1, 9, 9) for name in ("tvmonitor", "person", "pottedplant")]
+    write_set(tmp_path, {"1": objects})
+    assert find_classes(tmp_path, ["train"]) == ("person", "pottedplant", "tvmonitor")
+    assert read_voc(tmp_path, "train").labels.tolist() == [3, 1, 2]
+    write_set(tmp_path, {"1": [*objects, xml_object("pen", 1, 1, 9, 9)]})
+    assert find_classes(tmp_path, ["train"]) == ("pen", "person", "pottedplant", "tvmonitor")
+    write_set(tmp_path / "VOC2007", {"1": objects})
+    assert find_classes(tmp_path, ["2007/train"]) == VOC_CLASSES
     write_set(tmp_path, {"1": []})
     with pytest.raises(UserError, match="--data.classes"):
         find_classes(tmp_path, ["train"])
@@ -92,12 +139,47 @@ def test_a_set_without_annotations_has_sizes_only(tmp_path: Path, write_set: Wri
     assert not data.annotated and data.sizes.tolist() == [[40, 60]] * 2 and data.boxes.shape == (0, 4)
 
 
-def test_further_columns_and_other_suffixes(tmp_path: Path, write_set: Writer) -> None:
+def test_names_with_blanks_and_lists_of_a_class(tmp_path: Path, write_set: Writer) -> None:
+    names = ["shown", "hard", "absent", "my image 1", "my dog", "my dog -1", "x 2"]
+    write_set(tmp_path, {name: [] for name in names})
+    lines = "shown  1\nhard\t0\n absent -1\nmy image 1 \nmy dog\nmy dog -1\nx 2\n"
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(lines)
+    data = read_voc(tmp_path, "train", ["x"])
+    assert data.image_ids.tolist() == ["shown", "hard", "my image 1", "my dog", "my dog -1", "x 2"]
+
+
+def test_a_set_file_in_another_encoding_is_named(tmp_path: Path, write_set: Writer) -> None:
+    write_set(tmp_path, {"a": []})
+    file = tmp_path / "ImageSets" / "Main" / "train.txt"
+    for encoding in ("latin-1", "utf-16"):
+        file.write_bytes("Bär\n".encode(encoding))
+        with pytest.raises(UserError, match=r"Main/train\.txt: is not UTF-8 text; save it as UTF-8$"):
+            read_voc(tmp_path, "train")
+    file.write_bytes(b"\xef\xbb\xbfa\n")  # with the mark that some editors put first
+    assert read_voc(tmp_path, "train", ["x"]).image_ids.tolist() == ["a"]
+
+
+def test_an_image_is_named_once(tmp_path: Path, write_set: Writer) -> None:
+    sets = {"train": ["a", "b"], "val": ["c"], "trainval": ["c", "a", "b"], "twice": ["a", "b", "a"]}
+    for year in ("2007", "2012"):
+        write_set(tmp_path / f"VOC{year}", {name: [] for name in "abc"}, sets)
+    for union, image, files in (
+        ("2007/train+2007/train", "a", ("train", "train")),
+        ("2007/trainval+2007/val", "c", ("val", "trainval")),
+        ("2007/twice", "a", ("twice", "twice")),
+        ("2007/val+2012/train+2012/trainval", "a", ("trainval", "train")),
+    ):
+        with pytest.raises(UserError, match=r"{1}\.txt: names image {0}, which .*{2}\.txt has".format(image, *files)):
+            read_voc(tmp_path, union, ["x"])
+    assert len(read_voc(tmp_path, "2007/train+2012/train+2007/val")) == 5  # years may use a name again
+
+
+def test_other_suffixes(tmp_path: Path, write_set: Writer) -> None:
     write_set(tmp_path, {"a": [], "b": [], "c": []})
     (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "a.JPG")
     (tmp_path / "JPEGImages" / "b.jpg").unlink()
     Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / "b.png")
-    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a -1\r\nb  1\r\n\r\n")
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\r\nb\r\n\r\n")
     data = read_voc(tmp_path, "train", ["x"])
     assert [Path(path).name for path in data.image_paths] == ["a.JPG", "b.png"] and data.image_ids.tolist() == [
         "a",

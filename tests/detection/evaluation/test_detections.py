@@ -90,6 +90,14 @@ def test_voc_form(tmp_path, make_annotations, make_detections):
     assert paths[2].read_text() == ""
 
 
+def test_a_class_name_that_would_be_a_folder_is_refused(tmp_path, make_annotations, make_detections):
+    annotations = make_annotations([], 2, 2)
+    annotations.class_names = ("car", "truck/bus")
+    with pytest.raises(UserError, match="class truck/bus: no VOC result file can be named after it; rename it"):
+        make_detections(ROWS).write_voc(tmp_path, annotations, "test")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_concatenate_and_empty(make_detections):
     parts = [make_detections(ROWS[:1]), Detections.empty(), make_detections(ROWS[1:])]
     _assert_equal(Detections.concatenate(parts), make_detections(ROWS))
@@ -134,6 +142,11 @@ def test_a_file_in_the_folders_place(tmp_path, make_annotations, make_detections
             "score nan are not four and one finite numbers",
         ),
         ('[{"image_id": "000000", "category_id": 1, "bbox": "abcd", "score": 1}]', "bbox 'abcd'"),
+        (
+            '[{"image_id": "000000", "category_id": 1, "bbox": [9, 9, 0, 0], "score": 1},'
+            ' {"image_id": "000000", "category_id": 1, "bbox": [9, 5, 4, -1], "score": 1}]',
+            r"detection 1: bbox \[9, 5, 4, -1\] has a negative width or height; bbox is x, y, width, height",
+        ),
     ],
 )
 def test_bad_files_are_explained(tmp_path, make_annotations, text, message):

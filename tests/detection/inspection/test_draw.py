@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.data.dataset import Annotations
+from detection.data.dataset import Annotations, Sample
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
 from detection.inspection.draw import (
@@ -182,7 +182,8 @@ def test_tiles_have_the_shape_of_most_images(scene):
 def test_training_sheet():
     image = np.zeros((90, 120, 3), np.uint8)
     boxes = np.array([[10, 30, 50, 80], [60, 30, 100, 80]], np.float32)
-    sheet = training_sheet([(image, boxes, np.array([2, 1]), np.array([False, True]))] * 18, NAMES)
+    sample = Sample(image, (90, 120), boxes, np.array([2, 1]), np.array([False, True]), position=0, index=0)
+    sheet = training_sheet([sample] * 18, NAMES)
     assert sheet.shape[:2] == (4 * (270 + 34) + 34, 4 * 370 + 10)
     first = sheet[10:280, 10:370]
     assert _where(first, PALETTE[1])[0] == 30 and _where(first, PALETTE[1])[2:] == (149, 239)

@@ -1,0 +1,177 @@
+"""Every recipe is read, agrees with itself, builds the detector it promises, and holds the papers' values."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from backbones import names
+from detection.command_line import parse
+from detection.config import to_dict
+from detection.finalize import finalize
+from detection.model.build import build_detector
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+PUBLISHED = ("voc07_resnet101_c4", "voc0712_resnet101_c4", "voc07_vgg16_fc", "voc0712_vgg16_fc")
+"""Recipes of the papers' own systems: a single feature map, anchors of three sizes."""
+
+
+def recipe(name, *words):
+    return parse("train_det.py", "", ["--config", str(CONFIGS / f"{name}.yaml"), *words])
+
+
+def build(config, classes=20):
+    """The names and shapes of the detector's tensors, without memory for them."""
+    with torch.device("meta"):
+        detector, _ = build_detector(config, classes, load_weights=False)
+    return {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
+
+
+def test_all_recipes_are_there():
+    assert set(RECIPES) == {
+        *PUBLISHED, "voc0712_resnet101_fpn", "quickstart", "custom_voc_resnet18_fpn"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_read_and_agrees_with_itself(name):
+    config, sentences = finalize(recipe(name))
+    assert len(sentences) == 3
+    assert config.train.reference_batch == config.train.batch_size
+    assert finalize(config)[0] == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_nothing_twice_and_fits_on_a_page(name):
+    """YAML takes the last of two equal keys in silence; a page is 90 lines."""
+
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def once(loader, node):
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return loader.construct_mapping(node, deep=True)
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, once)
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    yaml.load(text, Strict)  # noqa: S506
+    assert len(text.splitlines()) <= 90
+    assert max(map(len, text.splitlines())) <= 140
+
+
+SHAPES = {
+    "c4": {
+        "roi_heads.box_predictor.cls_score.weight": (21, 2048),
+        "roi_heads.box_predictor.bbox_pred.weight": (84, 2048),
+        "rpn.head.conv.0.0.weight": (1024, 1024, 3, 3),
+        "rpn.head.cls_logits.weight": (9, 1024, 1, 1),
+        "rpn.head.bbox_pred.weight": (36, 1024, 1, 1),
+        "backbone.body.layer3.22.conv3.weight": (1024, 256, 1, 1),
+        "roi_heads.box_head.tail.layer4.0.conv2.weight": (512, 512, 3, 3),
+    },
+    "fc": {
+        "roi_heads.box_predictor.cls_score.weight": (21, 4096),
+        "roi_heads.box_predictor.bbox_pred.weight": (84, 4096),
+        "rpn.head.conv.0.0.weight": (512, 512, 3, 3),
+        "rpn.head.cls_logits.weight": (9, 512, 1, 1),
+        "backbone.body.28.weight": (512, 512, 3, 3),
+        "roi_heads.box_head.fc6.weight": (4096, 512 * 49),
+        "roi_heads.box_head.fc7.weight": (4096, 4096),
+    },
+    "fpn": {
+        "roi_heads.box_predictor.cls_score.weight": (21, 1024),
+        "roi_heads.box_predictor.bbox_pred.weight": (84, 1024),
+        "roi_heads.box_head.fc6.weight": (1024, 256 * 49),
+        "rpn.head.conv.0.0.weight": (256, 256, 3, 3),
+        "rpn.head.cls_logits.weight": (3, 256, 1, 1),
+        "backbone.fpn.inner_blocks.3.0.weight": (256, 2048, 1, 1),
+        "backbone.fpn.layer_blocks.0.0.weight": (256, 256, 3, 3),
+        "backbone.body.layer4.2.conv3.weight": (2048, 512, 1, 1),
+    },
+}
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "voc0712_resnet101_fpn"])
+def test_a_voc_recipe_builds_its_detector(name):
+    config, _ = finalize(recipe(name))
+    shapes = build(config)
+    assert {key: shapes.get(key) for key in SHAPES[config.model.head]} == SHAPES[config.model.head]
+    assert ("backbone.body.layer4.0.conv1.weight" in shapes) == (config.model.head == "fpn")
+
+
+@pytest.mark.parametrize("backbone", names())
+def test_the_quick_start_takes_every_backbone(backbone):
+    config = parse("train_det.py", "", ["--backbone", backbone])
+    assert config.backbone == backbone
+    assert (config.data.format, config.weights) == ("shapes", "none")  # neither data nor weights from the network
+    shapes = build(finalize(config)[0], classes=4)
+    assert shapes["roi_heads.box_predictor.cls_score.weight"] == (5, 256)
+    assert shapes["rpn.head.conv.0.0.weight"] == (64, 64, 3, 3)
+
+
+def test_the_custom_recipe_takes_pretrained_weights_as_its_comment_says():
+    words = "--weights imagenet1k_v1 --model.norm frozen --model.freeze_at 2 --model.pyramid_channels 256"
+    assert words in (CONFIGS / "custom_voc_resnet18_fpn.yaml").read_text()
+    shapes = build(finalize(recipe("custom_voc_resnet18_fpn", *words.split()))[0], classes=3)
+    assert shapes["backbone.fpn.layer_blocks.0.0.weight"] == (256, 256, 3, 3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_values_are_in_the_recipe(name):
+    """Faster R-CNN, sections 3.1 and 3.3 and its code; ResNet paper, appendix A."""
+    config = recipe(name)
+    data, rpn, roi, test = config.data, config.model.rpn, config.model.roi, config.test
+    assert (data.min_size, data.max_size, data.test_min_size, data.test_max_size) == ((600,), 1000, 600, 1000)
+    assert (rpn.anchor_sizes, rpn.anchor_ratios) == ((128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
+    assert (rpn.samples, rpn.fg_fraction, rpn.fg_iou, rpn.bg_iou) == (256, 0.5, 0.7, 0.3)
+    assert (rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test) == (12000, 6000, 2000, 300)
+    assert (rpn.nms_iou, rpn.min_size, rpn.ignore_border) == (0.7, 16.0, True)
+    assert (roi.samples, roi.fg_fraction, roi.fg_iou) == (128, 0.25, 0.5)
+    assert (roi.bg_iou_low, roi.bg_iou_high) == (0.1, 0.5)
+    assert (roi.beta, rpn.beta) == (1.0, pytest.approx(1 / 9, abs=1e-15))
+    assert (test.nms_iou, test.score_threshold, test.detections) == (0.3, 0.05, 100)
+    augment = to_dict(data.augment)
+    assert augment.pop("hflip") == 0.5
+    assert augment == {"crop": 0.0, "vflip": 0.0, "colour": 0.0, "scale_jitter": [1.0, 1.0]}
+    train = config.train
+    assert (train.optimizer, train.momentum, train.gamma) == ("sgd", 0.9, 0.1)
+    assert (train.lr, train.batch_size, train.reference_batch) == (0.001, 1, 1)
+    # py-faster-rcnn with VGG-16; jwyang's and tf-faster-rcnn's with ResNet-101.
+    decay, factor = (0.0005, 2.0) if config.backbone == "vgg16" else (0.0001, 1.0)
+    assert (train.weight_decay, train.bias_lr_factor, train.bias_weight_decay) == (decay, factor, False)
+    assert (config.weights, config.model.freeze_at, data.difficult) == ("imagenet1k_v1", 2, "ignore")
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "iterations", "steps"),
+    [
+        ("voc07_resnet101_c4", "2007/trainval", 70000, (50000,)),
+        ("voc07_vgg16_fc", "2007/trainval", 70000, (50000,)),
+        ("voc0712_resnet101_c4", "2007/trainval+2012/trainval", 110000, (80000,)),
+        ("voc0712_vgg16_fc", "2007/trainval+2012/trainval", 110000, (80000,)),
+        ("voc0712_resnet101_fpn", "2007/trainval+2012/trainval", 18000, (12000, 16000)),
+    ],
+)
+def test_schedules_of_the_published_reproductions(name, sets, iterations, steps):
+    config = recipe(name)
+    assert (config.data.train, config.data.val) == (sets, "2007/test")
+    assert (config.train.iterations, config.train.steps, config.train.schedule) == (iterations, steps, "multistep")
+
+
+def test_pooling_and_normalization_of_each_head():
+    chosen = {name: recipe(name).model for name in PUBLISHED}
+    for name, model in chosen.items():
+        expected = ("c4", "frozen", "align") if "c4" in name else ("fc", "none", "max")
+        assert (model.head, model.norm, model.roi.pooling) == expected
+
+
+def test_the_pyramids_values():
+    """Feature Pyramid Networks (arXiv 1612.03144), and detectron2's schedule on VOC at batch 16."""
+    config = recipe("voc0712_resnet101_fpn")
+    assert config.model.rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
+    assert (config.model.pyramid_channels, config.model.roi.samples, config.model.roi.hidden) == (256, 512, 1024)
+    assert (config.train.batch_size, config.train.reference_batch, config.train.lr) == (16, 16, 0.02)
+    assert finalize(recipe("voc0712_resnet101_fpn", "--train.batch_size", "8"))[0].train.lr == pytest.approx(0.01)
