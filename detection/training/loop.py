@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class Loop:
 
     def _pause(self, evaluate: Callable[[int], None] | None, save: Callable[[], None]) -> None:
         """Save; then score, which can take long and fail, and save what came of it."""
-        share_statistics(self.detector)
+        share_statistics(self.detector, self.scored_detector)
         save()
         if evaluate:
             evaluate(self.done)
@@ -304,12 +305,12 @@ def is_due(step: int, interval: int) -> bool:
     return bool(interval) and step % interval == 0
 
 
-def share_statistics(detector: nn.Module) -> None:
+def share_statistics(*detectors: nn.Module) -> None:
     """Give every process the mean of the processes' batch statistics, which each has from its own images."""
     if distributed.world_size() == 1:
         return
-    for layer in detector.modules():
-        if isinstance(layer, _BatchNorm) and layer.training:
+    for layer in chain.from_iterable(detector.modules() for detector in detectors):
+        if isinstance(layer, _BatchNorm):
             for statistic in (layer.running_mean, layer.running_var):
                 statistic.copy_(distributed.sum_over_processes(statistic) / distributed.world_size())
 

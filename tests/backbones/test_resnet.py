@@ -114,9 +114,9 @@ def test_torchvision_detector_loads_unchanged() -> None:
         torch.testing.assert_close(found[name], features, rtol=1e-5, atol=1e-6)
 
 
-def test_initialization_is_torchvisions() -> None:
+def test_initialization_is_torchvisions_with_blocks_that_begin_as_identities() -> None:
     torch.manual_seed(3)
-    expected = models.resnet18(weights=None).state_dict()
+    expected = models.resnet18(weights=None, zero_init_residual=True).state_dict()
     torch.manual_seed(3)
     body = build_backbone(BackboneSettings("resnet18", "fpn", "batch")).trunk.body
     for name, tensor in body.state_dict().items():
