@@ -3,6 +3,7 @@
 Shapes: ``B`` images, ``C`` channels, ``H, W`` rows and columns, ``S`` the stride of a map in pixels.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,15 +15,15 @@ from backbones.fpn import Pyramid
 from backbones.settings import BackboneSettings
 
 
-class Staged(nn.Module):
+class Staged(nn.Module, ABC):
     """A module made of stages in a row, of which the first can be frozen."""
 
     frozen: int = 0
     """How many first stages are not trained."""
 
+    @abstractmethod
     def stages(self) -> dict[str, nn.Module]:
         """The stages by the papers' names, in the order in which they run."""
-        raise NotImplementedError
 
     def freeze(self, count: int) -> None:
         """Stops the first `count` stages from learning: neither parameters nor batch statistics move any more."""
@@ -47,9 +48,9 @@ class Body(Staged):
     channels: tuple[int, ...]
     """Channels of each returned map."""
 
+    @abstractmethod
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The maps, fine to coarse, named "0", "1", ..."""
-        raise NotImplementedError
 
 
 class Trunk(nn.Module):
