@@ -149,18 +149,20 @@ class AugmentSettings:
 class DataSettings:
     """The data set and how its images reach the detector."""
 
-    format: Literal["voc", "shapes"] = "voc"
-    """voc: a devkit or any folder in VOC layout. shapes: the small built-in set, written to `root` unless there."""
+    format: Literal["voc", "coco", "shapes"] = "voc"
+    """voc: a devkit or any folder in VOC layout. coco: COCO, or any COCO file. shapes: the small built-in set."""
     root: str = "data/VOCdevkit"
-    """The devkit (holds VOC2007, ...) or a folder that itself holds Annotations, JPEGImages and ImageSets/Main."""
+    """voc: a devkit, or a folder with Annotations, JPEGImages and ImageSets. coco: one with annotations and train2017."""
     train: str = "2007/trainval"
-    """Training set: SET, or YEAR/SET under a devkit; a union is written with +, as 2007/trainval+2012/trainval."""
+    """Training set. voc: SET, or YEAR/SET. coco: train2017, or IMAGES_DIR=FILE.json. A union is written with +."""
     val: str = "2007/test"
-    """Set that is scored during training and by eval_det; the same form."""
+    """Set that is scored during training and by the tools; the same form."""
     classes: tuple[str, ...] = ()
     """Class names in the order of their labels; none: the 20 VOC classes in a devkit, otherwise found by reading."""
     difficult: Literal["ignore", "use", "drop"] = "ignore"
-    """Objects marked difficult in training: neither target nor background, ordinary targets, or as if not there."""
+    """Difficult (COCO: crowd) boxes in training: neither target nor background, ordinary targets, or left out."""
+    empty: Literal["keep", "drop"] = "keep"
+    """Training images without a target: kept as background, or left out (scoring always takes every image)."""
     on_error: Literal["fail", "drop"] = "fail"
     """On faulty annotations: stop with a list of all of them, or leave out the object (or the unusable image)."""
     min_size: tuple[int, ...] = (600,)
@@ -247,6 +249,31 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True)
+class VOCMetricSettings:
+    """The PASCAL VOC protocol; the defaults are the devkit's."""
+
+    ap: Literal["area", "11point", "both"] = "both"
+    """Area under the precision envelope (VOC2010 and later), mean at 11 recalls (VOC2007), or both."""
+    pixels: Literal["inclusive", "continuous"] = "inclusive"
+    """A box from xmin to xmax of the file is xmax - xmin + 1 pixels wide (devkit), or xmax - xmin."""
+    difficult: Literal["ignore", "drop", "count"] = "ignore"
+    """Difficult objects: neither asked for nor punished (devkit), as if not annotated, or as any other."""
+    iou: float = 0.5
+    """Smallest IoU of a match (devkit: 0.5)."""
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """How detections are scored."""
+
+    coco_engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    """What computes COCO's numbers: hotcoco, or pycocotools, the slower reference; both give the same."""
+    bootstrap: int = 1000
+    """score_det and inspect_det: resamples of the images for the 95 % intervals; 0: no intervals."""
+    voc: VOCMetricSettings = field(default_factory=VOCMetricSettings)
+
+
+@dataclass(frozen=True)
 class Config:
     """Settings of a run."""
 
@@ -270,6 +297,7 @@ class Config:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     test: InferenceSettings = field(default_factory=InferenceSettings)
+    metric: MetricSettings = field(default_factory=MetricSettings)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

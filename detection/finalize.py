@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.stop_at": (0, INFINITY),
     "test.score_threshold": (0, 1),
     "test.nms_iou": (0, 1),
+    "metric.bootstrap": (0, 1_000_000),
+    "metric.voc.iou": (0, 1),
 }
 """Smallest and largest value of each setting that has such."""
 

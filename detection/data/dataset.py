@@ -35,17 +35,19 @@ class Annotations:
     offsets: np.ndarray
     """(I + 1,) int64: where each image's objects begin."""
     boxes: np.ndarray
-    """(M, 4) float32: x1, y1, x2, y2 in continuous pixels of the image, inside it."""
+    """(M, 4) float64: x1, y1, x2, y2 in continuous pixels of the image, inside it; samples turn float32."""
     labels: np.ndarray
     """(M,) int64: 1..K."""
     ignore: np.ndarray
-    """(M,) bool: neither target nor background (VOC difficult)."""
+    """(M,) bool: neither target nor background (VOC difficult, COCO iscrowd)."""
     areas: np.ndarray
-    """(M,) float32: square pixels."""
+    """(M,) float64: square pixels; COCO's own are those of the segments."""
     annotated: bool = True
     """False for a set that comes without annotations (VOC2012 test): it can be predicted, not scored."""
     dropped: tuple[Fault, ...] = ()
     """Faults because of which objects or images were left out."""
+    category_ids: tuple[int, ...] = ()
+    """K ids that the classes have in the data set's own files (COCO: 1..90 with gaps); none: 1..K."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -53,6 +55,10 @@ class Annotations:
     def objects(self, index: int) -> slice:
         """The rows of the objects of image `index`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def own_category_ids(self) -> tuple[int, ...]:
+        """The K ids that stand for the classes in files."""
+        return self.category_ids or tuple(range(1, len(self.class_names) + 1))
 
     @property
     def image_of_object(self) -> np.ndarray:
@@ -81,7 +87,11 @@ class Sample:
 
 
 def without_objects(
-    class_names: Sequence[str], image_ids: Sequence[str], image_paths: Sequence[str], sizes: np.ndarray
+    class_names: Sequence[str],
+    image_ids: Sequence[str],
+    image_paths: Sequence[str],
+    sizes: np.ndarray,
+    category_ids: Sequence[int] = (),
 ) -> Annotations:
     """Pictures that nobody has annotated: they can be predicted, not scored.
 
@@ -90,6 +100,7 @@ def without_objects(
         image_ids: I names.
         image_paths: I files.
         sizes: (I, 2) rows and columns.
+        category_ids: K ids of the classes in files; none: 1..K.
     """
     return Annotations(
         class_names=tuple(class_names),
@@ -97,11 +108,12 @@ def without_objects(
         image_paths=np.array(image_paths, dtype=np.str_),
         sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
         offsets=np.zeros(len(image_ids) + 1, np.int64),
-        boxes=np.zeros((0, 4), np.float32),
+        boxes=np.zeros((0, 4)),
         labels=np.zeros(0, np.int64),
         ignore=np.zeros(0, bool),
-        areas=np.zeros(0, np.float32),
+        areas=np.zeros(0),
         annotated=False,
+        category_ids=tuple(category_ids),
     )
 
 
@@ -123,6 +135,7 @@ def concatenate(parts: Sequence[Annotations]) -> Annotations:
         offsets=np.concatenate([np.zeros(1, np.int64), *offsets]),
         annotated=parts[0].annotated,
         dropped=tuple(fault for part in parts for fault in part.dropped),
+        category_ids=parts[0].category_ids,
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in joined},
     )
 

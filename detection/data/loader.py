@@ -191,7 +191,8 @@ class DetectionDataset(Dataset[Sample]):
                 f"says {columns} x {rows}; correct the annotation, or take out its <size> if its boxes fit the image"
             )
         objects = data.objects(index)
-        done = self._transform(image, data.boxes[objects], data.labels[objects], data.ignore[objects], position)
+        boxes = data.boxes[objects].astype(np.float32)
+        done = self._transform(image, boxes, data.labels[objects], data.ignore[objects], position)
         return Sample(done.image, done.original_size, done.boxes, done.labels, done.ignore, position, index)
 
 

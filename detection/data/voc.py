@@ -238,9 +238,9 @@ class _SetReader:
         )
 
     def _boxes(self, sizes: np.ndarray) -> np.ndarray:
-        """(M, 4) float32 boxes, where `sizes` (M, 2) are those of the images; overhang of up to a pixel is cut off."""
+        """(M, 4) float64 boxes, where `sizes` (M, 2) are those of the images; overhang of up to a pixel is cut off."""
         boxes = voc_to_boxes(np.array(self._values, np.float64).reshape(-1, 4))
-        return np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]]).astype(np.float32)
+        return np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]])
 
     def _read_image(self, name: str) -> None:
         image = self._place.images.get(name)

@@ -41,7 +41,7 @@ def test_devkit_with_a_union_of_years(tmp_path: Path, write_set: Writer, xml_obj
     kinds = {
         name: getattr(data, name).dtype.name for name in ("sizes", "offsets", "boxes", "labels", "ignore", "areas")
     }
-    assert list(kinds.values()) == ["int32", "int64", "float32", "int64", "bool", "float32"]
+    assert list(kinds.values()) == ["int32", "int64", "float64", "int64", "bool", "float64"]
 
 
 def test_only_the_objects_own_box_counts(tmp_path: Path, write_set: Writer) -> None:
