@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from detection.config import Config, from_dict, overlay
 from detection.errors import UserError
+from detection.finalize import check
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 """The recipe of a training run that names none."""
@@ -54,17 +55,36 @@ def explicit_settings(argv: list[str]) -> dict[str, Any]:
 
 
 def parse_over_checkpoint(
-    program: str, description: str, argv: list[str], arguments: Arguments
+    program: str, description: str, argv: list[str], arguments: Arguments, groups: Sequence[str] = ()
 ) -> tuple[Namespace, dict[str, Any]]:
     """For tools whose settings come from a checkpoint: their own arguments, and the settings to lay over it.
 
     Args:
         arguments: flag to options, as ``{"--checkpoint": {"required": True, "metavar": "FILE", "help": "..."}}``.
+        groups: settings and groups of settings that the command line takes, as ("data", "metric.voc", "seed"); none:
+            all. Recipes may hold others.
 
     Raises:
-        UserError: as :func:`parse`; also when a required argument is missing.
+        UserError: as :func:`parse`; also when a required argument is missing, or the tool has no use for a setting.
     """
-    return _given(program, description, argv, arguments, show_defaults=False)
+    return _given(program, description, argv, arguments, show_defaults=False, groups=groups)
+
+
+def parse_for(
+    program: str, description: str, argv: list[str], arguments: Arguments, groups: Sequence[str]
+) -> tuple[Namespace, Config]:
+    """For tools without a checkpoint: their own arguments, and settings from defaults, recipes and the command line.
+
+    Args:
+        arguments: as for :func:`parse_over_checkpoint`, as are `groups`.
+
+    Raises:
+        UserError: as :func:`parse_over_checkpoint`; also when settings are out of range or contradict each other.
+    """
+    given, settings = _given(program, description, argv, arguments, show_defaults=True, groups=groups)
+    config = from_dict(settings)
+    check(config)
+    return given, config
 
 
 def run_tool(main: Callable[[list[str]], None]) -> NoReturn:
@@ -95,12 +115,17 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _given(
-    program: str, description: str, argv: list[str], arguments: Arguments, show_defaults: bool
+    program: str,
+    description: str,
+    argv: list[str],
+    arguments: Arguments,
+    show_defaults: bool,
+    groups: Sequence[str] = (),
 ) -> tuple[Namespace, dict[str, Any]]:
     """What was given: the tool's own arguments (and ``config``, a list of files), and the merged settings."""
-    parser = _build_parser(program, description, arguments, show_defaults)
+    parser = _build_parser(program, description, arguments, show_defaults, groups)
     own = {flag.removeprefix("--"): options.get("default") for flag, options in arguments.items()}
-    _check_flags(argv, ["help", "config", *own])
+    _check_flags(argv, ["help", "config", *own], groups)
     try:
         values = parser.parse_args(argv, defaults=False).as_dict()
     except ArgumentError as error:
@@ -115,7 +140,9 @@ def _given(
 # The parser and its help
 
 
-def _build_parser(program: str, description: str, arguments: Arguments, show_defaults: bool) -> ArgumentParser:
+def _build_parser(
+    program: str, description: str, arguments: Arguments, show_defaults: bool, groups: Sequence[str] = ()
+) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     own = [_usage(flag, options) for flag, options in arguments.items()]
     usage = " ".join(["%(prog)s", *own, "[--config FILE]", "[--SETTING VALUE ...]"])
@@ -133,7 +160,13 @@ def _build_parser(program: str, description: str, arguments: Arguments, show_def
         elif action.dest in _SETTINGS:
             action.metavar = action.metavar if "{" in (action.metavar or "") else _metavar(_SETTINGS[action.dest])
             action.default = action.default if show_defaults else argparse.SUPPRESS
+            action.help = action.help if _is_taken(action.dest, groups) else argparse.SUPPRESS
     return parser
+
+
+def _is_taken(name: str, groups: Sequence[str]) -> bool:
+    """Whether a tool that takes `groups` (none: all) takes this setting on its command line."""
+    return not groups or any(f"{name}.".startswith(f"{group}.") for group in groups)
 
 
 def _usage(flag: str, options: Mapping[str, Any]) -> str:
@@ -229,11 +262,13 @@ def _plain(values: Mapping[str, Any], where: str, prefix: str = "") -> dict[str,
 # Mistakes. `where` is "--{}" or "{} in FILE", with the setting's name to be filled in.
 
 
-def _check_flags(argv: list[str], own: list[str]) -> None:
+def _check_flags(argv: list[str], own: list[str], groups: Sequence[str]) -> None:
     for word in argv:
         name = word[2:].partition("=")[0]
         if word.startswith("--") and name and name not in own:
             _check_name(name, "--{}", own)
+            if not _is_taken(name, groups):
+                raise UserError(f"--{name}: this tool has no use for the setting; --help lists those that it takes")
 
 
 def _check_name(name: str, where: str, own: Sequence[str] = ()) -> None:

@@ -152,7 +152,7 @@ class DataSettings:
     format: Literal["voc", "coco", "shapes"] = "voc"
     """voc: a devkit or any folder in VOC layout. coco: COCO, or any COCO file. shapes: the small built-in set."""
     root: str = "data/VOCdevkit"
-    """voc: a devkit, or a folder with Annotations, JPEGImages and ImageSets. coco: one with annotations and train2017."""
+    """voc: a devkit, or a folder with Annotations, JPEGImages and ImageSets. coco: with annotations, train2017."""
     train: str = "2007/trainval"
     """Training set. voc: SET, or YEAR/SET. coco: train2017, or IMAGES_DIR=FILE.json. A union is written with +."""
     val: str = "2007/test"
