@@ -21,6 +21,10 @@ setup(
         "docstring-parser",  # jsonargparse reads the settings' help texts with it
         "rich",
         "defusedxml",
+        "msgspec",
+        "hotcoco>=1.3",
+        "pycocotools>=2.0.11",
+        "jinja2",
         "matplotlib",
         "wandb>=0.31",
     ],

@@ -14,8 +14,13 @@ from detection.model.build import build_detector
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-PUBLISHED = ("voc07_resnet101_c4", "voc0712_resnet101_c4", "voc07_vgg16_fc", "voc0712_vgg16_fc")
-"""Recipes of the papers' own systems: a single feature map, anchors of three sizes."""
+PUBLISHED = (
+    "voc07_resnet101_c4", "voc0712_resnet101_c4", "voc07_vgg16_fc", "voc0712_vgg16_fc",
+    "coco14_resnet101_c4", "coco14_vgg16_fc",
+)  # fmt: skip
+"""Recipes of the papers' own systems: a single feature map, anchors of three sizes on VOC and of four on COCO."""
+MODERN = ("coco_resnet101_c4", "coco_resnet101_fpn", "coco_resnet50_fpn")
+"""Recipes after detectron2's 3x models."""
 
 
 def recipe(name, *words):
@@ -31,7 +36,7 @@ def build(config, classes=20):
 
 def test_all_recipes_are_there():
     assert set(RECIPES) == {
-        *PUBLISHED, "voc0712_resnet101_fpn", "quickstart", "custom_voc_resnet18_fpn"
+        *PUBLISHED, *MODERN, "voc0712_resnet101_fpn", "quickstart", "custom_voc_resnet18_fpn"
     }  # fmt: skip
 
 
@@ -94,12 +99,33 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "voc0712_resnet101_fpn"])
+@pytest.mark.parametrize("name", [n for n in (*PUBLISHED, "voc0712_resnet101_fpn") if n.startswith("voc")])
 def test_a_voc_recipe_builds_its_detector(name):
     config, _ = finalize(recipe(name))
     shapes = build(config)
     assert {key: shapes.get(key) for key in SHAPES[config.model.head]} == SHAPES[config.model.head]
     assert ("backbone.body.layer4.0.conv1.weight" in shapes) == (config.model.head == "fpn")
+
+
+@pytest.mark.parametrize(
+    ("name", "anchors"),
+    [
+        ("coco14_resnet101_c4", 12), ("coco14_vgg16_fc", 12),
+        ("coco_resnet101_c4", 15), ("coco_resnet101_fpn", 3), ("coco_resnet50_fpn", 3),
+    ],
+)  # fmt: skip
+def test_a_coco_recipe_builds_its_detector(name, anchors):
+    """80 classes and the background; the rest as on VOC, but for the number of anchors at a place."""
+    config, _ = finalize(recipe(name))
+    shapes, expected = build(config, classes=80), dict(SHAPES[config.model.head])
+    if config.backbone == "resnet50":
+        expected = {key: shape for key, shape in expected.items() if ".layer3.22." not in key}
+        assert "backbone.body.layer3.6.conv1.weight" not in shapes
+    rows = {"cls_score": 81, "predictor.bbox_pred": 4 * 81, "cls_logits": anchors, "head.bbox_pred": 4 * anchors}
+    for key, shape in expected.items():
+        changed = [count for part, count in rows.items() if f"{part}.weight" in key]
+        expected[key] = (*(changed or shape[:1]), *shape[1:])
+    assert {key: shapes.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("backbone", names())
@@ -125,12 +151,14 @@ def test_the_papers_values_are_in_the_recipe(name):
     config = recipe(name)
     data, rpn, roi, test = config.data, config.model.rpn, config.model.roi, config.test
     assert (data.min_size, data.max_size, data.test_min_size, data.test_max_size) == ((600,), 1000, 600, 1000)
-    assert (rpn.anchor_sizes, rpn.anchor_ratios) == ((128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
+    is_coco = name.startswith("coco")
+    smallest = (64.0,) if is_coco else ()
+    assert (rpn.anchor_sizes, rpn.anchor_ratios) == ((*smallest, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
     assert (rpn.samples, rpn.fg_fraction, rpn.fg_iou, rpn.bg_iou) == (256, 0.5, 0.7, 0.3)
     assert (rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test) == (12000, 6000, 2000, 300)
     assert (rpn.nms_iou, rpn.min_size, rpn.ignore_border) == (0.7, 16.0, True)
     assert (roi.samples, roi.fg_fraction, roi.fg_iou) == (128, 0.25, 0.5)
-    assert (roi.bg_iou_low, roi.bg_iou_high) == (0.1, 0.5)
+    assert (roi.bg_iou_low, roi.bg_iou_high) == (0.0 if is_coco else 0.1, 0.5)
     assert (roi.beta, rpn.beta) == (1.0, pytest.approx(1 / 9, abs=1e-15))
     assert (test.nms_iou, test.score_threshold, test.detections) == (0.3, 0.05, 100)
     augment = to_dict(data.augment)
@@ -138,7 +166,8 @@ def test_the_papers_values_are_in_the_recipe(name):
     assert augment == {"crop": 0.0, "vflip": 0.0, "colour": 0.0, "scale_jitter": [1.0, 1.0]}
     train = config.train
     assert (train.optimizer, train.momentum, train.gamma) == ("sgd", 0.9, 0.1)
-    assert (train.lr, train.batch_size, train.reference_batch) == (0.001, 1, 1)
+    # On COCO, 8 GPUs with an image each: 0.003 in Faster R-CNN (v3), of the two published rates the one chosen.
+    assert (train.lr, train.batch_size, train.reference_batch) == ((0.003, 8, 8) if is_coco else (0.001, 1, 1))
     # py-faster-rcnn with VGG-16; jwyang's and tf-faster-rcnn's with ResNet-101.
     decay, factor = (0.0005, 2.0) if config.backbone == "vgg16" else (0.0001, 1.0)
     assert (train.weight_decay, train.bias_lr_factor, train.bias_weight_decay) == (decay, factor, False)
@@ -153,11 +182,15 @@ def test_the_papers_values_are_in_the_recipe(name):
         ("voc0712_resnet101_c4", "2007/trainval+2012/trainval", 110000, (80000,)),
         ("voc0712_vgg16_fc", "2007/trainval+2012/trainval", 110000, (80000,)),
         ("voc0712_resnet101_fpn", "2007/trainval+2012/trainval", 18000, (12000, 16000)),
+        ("coco14_resnet101_c4", "train2014", 320000, (240000,)),
+        ("coco14_vgg16_fc", "train2014", 320000, (240000,)),
+        *((name, "train2017", 270000, (210000, 250000)) for name in MODERN),
     ],
 )
-def test_schedules_of_the_published_reproductions(name, sets, iterations, steps):
+def test_schedules_of_the_published_systems(name, sets, iterations, steps):
     config = recipe(name)
-    assert (config.data.train, config.data.val) == (sets, "2007/test")
+    scored = {"train2014": "val2014", "train2017": "val2017"}.get(sets, "2007/test")
+    assert (config.data.train, config.data.val) == (sets, scored)
     assert (config.train.iterations, config.train.steps, config.train.schedule) == (iterations, steps, "multistep")
 
 
@@ -175,3 +208,34 @@ def test_the_pyramids_values():
     assert (config.model.pyramid_channels, config.model.roi.samples, config.model.roi.hidden) == (256, 512, 1024)
     assert (config.train.batch_size, config.train.reference_batch, config.train.lr) == (16, 16, 0.02)
     assert finalize(recipe("voc0712_resnet101_fpn", "--train.batch_size", "8"))[0].train.lr == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_the_modern_recipes_hold_detectron2s_values(name):
+    """Its Base-RCNN-C4 and Base-RCNN-FPN with the 3x schedule: 16 images of 640 to 800 pixels a step."""
+    config = recipe(name)
+    data, rpn, roi, train, test = config.data, config.model.rpn, config.model.roi, config.train, config.test
+    assert (data.min_size, data.max_size) == ((640, 672, 704, 736, 768, 800), 1333)
+    assert (data.test_min_size, data.test_max_size, data.augment.hflip) == (800, 1333, 0.5)
+    assert (train.batch_size, train.reference_batch, train.lr, train.weight_decay) == (16, 16, 0.02, 0.0001)
+    assert (train.warmup_iterations, train.warmup_factor, train.gamma) == (1000, 0.001, 0.1)
+    assert rpn.anchor_sizes == (32.0, 64.0, 128.0, 256.0, 512.0)
+    assert (rpn.beta, roi.beta, roi.samples, roi.fg_fraction, rpn.samples) == (0.0, 0.0, 512, 0.25, 256)
+    assert (rpn.ignore_border, rpn.min_size, roi.bg_iou_low) == (False, 0.0, 0.0)
+    assert (test.nms_iou, test.score_threshold, test.detections) == (0.5, 0.05, 100)
+    proposals = (rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test)
+    assert proposals == ((12000, 6000, 2000, 1000) if "c4" in name else (2000, 1000, 1000, 1000))
+    assert (config.weights, config.model.norm, config.model.freeze_at) == ("imagenet1k_v1", "frozen", 2)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("coco")])
+def test_coco_recipes_leave_out_what_cannot_be_learned_from(name):
+    """train2017 has two boxes without height, and images without any box."""
+    data = recipe(name).data
+    assert (data.format, data.root, data.on_error) == ("coco", "data/coco", "drop")
+    assert (data.empty, data.difficult, data.classes) == ("drop", "ignore", ())
+
+
+def test_every_recipe_has_its_place_in_the_documentation():
+    text = (CONFIGS.parent / "docs" / "recipes.md").read_text()
+    assert [name for name in RECIPES if f"`{name}`" not in text] == []

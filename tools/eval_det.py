@@ -1,10 +1,16 @@
-"""Score a trained detector on the set data.val (or another, with --data.*) and draw what it finds."""
+"""Score a trained detector on the set data.val (or another, with --data.*), show its errors and what it finds."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detection.command_line import parse_over_checkpoint, run_tool
+
+if TYPE_CHECKING:
+    from detection.data.dataset import Annotations
+    from detection.evaluation.detections import Detections
+    from detection.evaluation.scores import Scores
+    from detection.inspection.results import Results
 
 ARGUMENTS = {
     "--checkpoint": {"required": True, "metavar": "FILE", "help": "best.pt or last.pt of a run, or its folder"},
@@ -26,47 +32,42 @@ def main(argv: list[str]) -> None:
 
 def evaluate(path: str, settings: dict[str, Any]) -> None:
     """Predict on all processes; score, write and print on the main one."""
-    import dataclasses
-    import sys
-
-    from rich.progress import Progress
-
-    from detection import checkpoint, distributed, load_detector
-    from detection.data import read_annotations
-    from detection.data.checks import report as report_faults
+    from detection import checkpoint, distributed
     from detection.files import unused
+    from detection.inference.on_set import predict_set
     from detection.inspection.results import write_results
 
-    predictor = load_detector(path, settings.pop("device", "auto"), settings)
-    data = dataclasses.replace(predictor.config.data, classes=predictor.class_names)
-    annotations = read_annotations(data, data.val)
-    for line in report_faults(annotations.dropped) if distributed.is_main() else ():
-        print(line)
-    is_shown = distributed.is_main() and sys.stdout.isatty()
-    with Progress(transient=True, disable=not is_shown) as bar:
-        task = bar.add_task("predicting", total=1.0)
-        detections = predictor.predict(annotations, lambda share: bar.update(task, completed=share))
+    annotations, detections, config = predict_set(path, settings)
     if not distributed.is_main():
         return
     folder = Path(settings.get("output") or unused(checkpoint.resolve(path).parent / "eval"))
-    report(write_results(folder, detections, annotations, data.val), annotations.class_names, folder)
+    results = write_results(folder, detections, annotations, config)
+    files = results.files
+    if results.scores:
+        show(results, annotations.class_names)
+        files += keep(results.scores, folder, detections, annotations)
+    print(f"{', '.join(files)} are in {folder}")
 
 
-def report(scores: Any, class_names: tuple[str, ...], folder: Path) -> None:
-    """Print the table and keep its numbers, unrounded, in ``metrics.json``."""
+def show(results: "Results", class_names: tuple[str, ...]) -> None:
+    """Print the tables, and the means once more in one line."""
     from rich.console import Console
 
-    from detection.evaluation.tables import voc_table
-    from detection.evaluation.voc import as_record
-    from detection.files import replacing
+    for table in results.tables(class_names):
+        Console().print(table)
+    print(results.headline())
 
-    if scores is None:
-        print(f"the set has no annotations: detections are in {folder}, in the devkit's form in {folder / 'results'}")
-        return
-    Console().print(voc_table(scores, class_names))
+
+def keep(scores: "Scores", folder: Path, detections: "Detections", annotations: "Annotations") -> tuple[str, ...]:
+    """Write every number, unrounded, and the plots; returns what was written."""
+    from detection.evaluation.errors import find_errors
+    from detection.files import replacing
+    from detection.inspection.plots import write_plots
+
     with replacing(folder / "metrics.json") as file:
-        file.write_text(json.dumps(as_record(scores, class_names), indent=2) + "\n")
-    print(f"detections.json, predictions.png and metrics.json are in {folder}")
+        file.write_text(json.dumps(scores.record(annotations.class_names), indent=2) + "\n")
+    write_plots(folder / "plots", detections, annotations, find_errors(detections, annotations))
+    return "metrics.json", "plots"
 
 
 if __name__ == "__main__":

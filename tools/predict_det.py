@@ -90,7 +90,8 @@ def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above:
             image, found.boxes[drawn], found.labels[drawn], found.scores[drawn], class_names=found.class_names
         )
         save_picture(target(folder, name), picture)
-    images = without_objects(predictor.class_names, names, [str(pictures[name]) for name in names], sizes)
+    files = [str(pictures[name]) for name in names]
+    images = without_objects(predictor.class_names, names, files, sizes, predictor.category_ids)
     Detections.concatenate(parts).write_coco(folder / "detections.json", images)
     return failures
 

@@ -3,12 +3,36 @@
 Importing this package stays light: it brings in neither torch nor albumentations.
 """
 
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
 from detection.config import DataSettings
+from detection.data import coco, voc
 from detection.data.dataset import Annotations
 from detection.data.shapes import CLASSES, ensure_shapes
-from detection.data.voc import find_classes, read_voc
 
 __all__ = ["class_names", "read_annotations"]
+
+
+class _Format(NamedTuple):
+    """How data of one format is read."""
+
+    read: Callable[[str, str, tuple[str, ...], str], Annotations]
+    """Takes root, sets, class names and `on_error`."""
+    find_classes: Callable[[str, Iterable[str]], tuple[str, ...]]
+    """Takes root and sets."""
+
+
+def _read_shapes(root: str, sets: str, classes: tuple[str, ...], on_error: str) -> Annotations:
+    ensure_shapes(root)
+    return voc.read_voc(root, sets, classes, on_error)
+
+
+_FORMATS = {
+    "voc": _Format(voc.read_voc, voc.find_classes),
+    "coco": _Format(coco.read_coco, coco.find_classes),
+    "shapes": _Format(_read_shapes, lambda root, sets: CLASSES),
+}
 
 
 def read_annotations(settings: DataSettings, sets: str) -> Annotations:
@@ -21,9 +45,7 @@ def read_annotations(settings: DataSettings, sets: str) -> Annotations:
     Raises:
         UserError: something is missing, or there are faults and `settings.on_error` is "fail".
     """
-    if settings.format == "shapes":
-        ensure_shapes(settings.root)
-    return read_voc(settings.root, sets, class_names(settings, sets), settings.on_error)
+    return _FORMATS[settings.format].read(settings.root, sets, class_names(settings, sets), settings.on_error)
 
 
 def class_names(settings: DataSettings, *sets: str) -> tuple[str, ...]:
@@ -34,6 +56,4 @@ def class_names(settings: DataSettings, *sets: str) -> tuple[str, ...]:
     """
     if settings.classes:
         return tuple(settings.classes)
-    if settings.format == "shapes":
-        return CLASSES
-    return find_classes(settings.root, dict.fromkeys((settings.train, settings.val, *sets)))
+    return _FORMATS[settings.format].find_classes(settings.root, dict.fromkeys((settings.train, settings.val, *sets)))

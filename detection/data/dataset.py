@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from detection.config import DataSettings
 from detection.data.checks import Fault
 from detection.errors import UserError
 
@@ -55,6 +56,11 @@ class Annotations:
     def objects(self, index: int) -> slice:
         """The rows of the objects of image `index`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def require_annotated(self) -> None:
+        """Raises a UserError when there is nothing to score against."""
+        if not self.annotated:
+            raise UserError("the data set has no annotations to score against; name a set that has, or only predict")
 
     def own_category_ids(self) -> tuple[int, ...]:
         """The K ids that stand for the classes in files."""
@@ -140,24 +146,50 @@ def concatenate(parts: Sequence[Annotations]) -> Annotations:
     )
 
 
-def apply_difficult(annotations: Annotations, mode: str) -> Annotations:
-    """Annotations for training, with ignored (difficult) objects treated as `mode` says.
+def for_training(annotations: Annotations, settings: DataSettings) -> Annotations:
+    """What is trained on: ignored objects as `settings.difficult` says, then images as `settings.empty` says.
+
+    Images and their indices may become fewer; batches, samples and messages must all come from the result. Applying
+    it again changes nothing.
 
     Args:
         annotations: as read.
-        mode: "ignore" leaves them as they are, "use" makes them ordinary objects, "drop" takes them out.
+        settings: `difficult` "ignore" leaves ignored objects as they are, "use" makes them ordinary objects, "drop"
+            takes them out. `empty` "drop" then takes out every image without a target, that is without an object that
+            is not ignored.
+
+    Raises:
+        UserError: no image is left.
     """
-    if mode == "use":
-        return replace(annotations, ignore=np.zeros_like(annotations.ignore))
-    if mode == "drop":
-        return _keep_objects(annotations, ~annotations.ignore)
-    return annotations
+    kept = annotations
+    if settings.difficult == "use":
+        kept = replace(kept, ignore=np.zeros_like(kept.ignore))
+    if settings.difficult == "drop":
+        kept = _keep_objects(kept, ~kept.ignore)
+    if settings.empty == "drop":
+        targets = np.bincount(kept.image_of_object[~kept.ignore], minlength=len(kept))
+        kept = _keep_images(kept, targets > 0)
+    if not len(kept):
+        emptied = f"none of its {len(annotations)} images has a target, and --data.empty drop leaves such images out"
+        why = emptied if len(annotations) else "it has no usable image"
+        raise UserError(f"{settings.root}: {settings.train} cannot be trained on: {why}; name another by --data.train")
+    return kept
 
 
 def _keep_objects(annotations: Annotations, keep: np.ndarray) -> Annotations:
+    """The objects where `keep` (M,) is true."""
     kept_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
     kept = {name: getattr(annotations, name)[keep] for name in ("boxes", "labels", "ignore", "areas")}
     return replace(annotations, offsets=kept_before[annotations.offsets], **kept)
+
+
+def _keep_images(annotations: Annotations, keep: np.ndarray) -> Annotations:
+    """The images where `keep` (I,) is true, with their objects."""
+    if keep.all():
+        return annotations
+    rest = _keep_objects(annotations, keep[annotations.image_of_object])
+    kept = {name: getattr(rest, name)[keep] for name in ("image_ids", "image_paths", "sizes")}
+    return replace(rest, offsets=np.append(rest.offsets[:-1][keep], rest.offsets[-1]), **kept)
 
 
 def read_image(path: str | Path, obey_exif: bool = False) -> np.ndarray:

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detection.batch import Batch
 from detection.config import DataSettings
-from detection.data.dataset import Annotations, Sample, apply_difficult, read_image
+from detection.data.dataset import Annotations, Sample, read_image
 from detection.data.transforms import TestTransform, TrainTransform
 from detection.errors import UserError
 
@@ -48,7 +49,7 @@ def training_loader(
     The batches are the same for any number of workers, and together the same for any number of processes.
 
     Args:
-        annotations: the training set; `settings.difficult` is applied to it here.
+        annotations: the training set, as :func:`~detection.data.dataset.for_training` gives it.
         settings: sizes, augmentation, grouping, workers.
         batch_size: images of a batch over all processes.
         seed: of everything random.
@@ -65,7 +66,7 @@ def training_loader(
     batches = TrainingBatches(
         annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
     )
-    dataset = DetectionDataset(apply_difficult(annotations, settings.difficult), TrainTransform(settings, seed))
+    dataset = DetectionDataset(annotations, TrainTransform(settings, seed))
     return _loader(dataset, batches, padding, settings.workers, pin_memory)
 
 
@@ -188,7 +189,7 @@ class DetectionDataset(Dataset[Sample]):
         if image.shape[:2] != (rows, columns):
             raise UserError(
                 f"{data.image_paths[index]}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation "
-                f"says {columns} x {rows}; correct the annotation, or take out its <size> if its boxes fit the image"
+                f"says {columns} x {rows}; correct the annotation, or restore the image that its boxes were drawn on"
             )
         objects = data.objects(index)
         boxes = data.boxes[objects].astype(np.float32)
@@ -287,11 +288,15 @@ def _loader(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader[Batch]:
+    workers = min(workers, os.cpu_count() or 1)
+    # Forked workers share the annotations; newer versions of Python send each a copy. Elsewhere forking is unsafe.
+    context = "fork" if workers and sys.platform == "linux" else None
     return _Loader(
         _Guarded(dataset),
         batch_sampler=batches,
         collate_fn=partial(_collate_guarded, padding=padding),
-        num_workers=min(workers, os.cpu_count() or 1),
+        num_workers=workers,
+        multiprocessing_context=context,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses

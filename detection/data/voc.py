@@ -11,6 +11,7 @@ Letters: ``M`` objects. File coordinates are 1-based and inclusive; everything t
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,8 +55,8 @@ def read_voc(root: str | Path, sets: str, classes: Sequence[str] = (), on_error:
         The annotations in the order of the set files. A set of which no image has an annotation file is not annotated.
 
     Raises:
-        UserError: the root or a set is missing, an image is named twice, there are faults and `on_error` is "fail", or
-            a set without annotations is to be joined with annotated ones.
+        UserError: the root or a set is missing, two sets name the same image, there are faults and `on_error` is
+            "fail", or a set without annotations is to be joined with annotated ones.
     """
     places = _locate(root, sets)
     names = tuple(classes) or find_classes(root, (sets,))
@@ -124,10 +125,10 @@ def _locate(root: str | Path, sets: str) -> list[_Place]:
     places = [_open_set(Path(root), spec.strip()) for spec in sets.split("+")]
     named: dict[tuple[Path, str], Path] = {}
     for place in places:
-        for key in ((place.folder, name) for name in place.ids):
+        for key in dict.fromkeys((place.folder, name) for name in place.ids):
             if key in named:
                 again = f"names image {key[1]}, which {named[key]} has named before"
-                raise UserError(f"{place.file}: {again}; name each image of a set, and of sets to be joined, once")
+                raise UserError(f"{place.file}: {again}; name each image of sets to be joined once")
             named[key] = place.file
     return places
 
@@ -218,7 +219,9 @@ class _SetReader:
         self._difficult: list[bool] = []
 
     def read(self) -> Annotations:
-        for name in self._place.ids:
+        for name, count in Counter(self._place.ids).items():  # in the order of the file
+            if count > 1:
+                self._fault(f"ImageSets/Main/{self._place.file.name}", "", f"names image {name} {count} times")
             self._read_image(name)
         ids, paths, sizes, counts = zip(*self._images, strict=True) if self._images else ((), (), (), ())
         sizes = np.array(sizes, np.int32).reshape(-1, 2)

@@ -1,23 +1,17 @@
-"""The one form of results: flat arrays, written to and read from COCO JSON, written to VOC result files.
+"""The one form of results: flat arrays, written to and read from COCO JSON and VOC result files.
 
-Letters: ``D`` detections, ``I`` images and ``K`` classes of the data set.
+Letters: ``D`` detections, ``K`` classes of the data set.
 """
 
-import json
-import math
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from detection.data.dataset import Annotations
-from detection.data.voc import boxes_to_voc
-from detection.errors import UserError
-from detection.files import replacing
+from detection.evaluation import coco_files, voc_files
+from detection.evaluation.columns import Columns
 
 
 @dataclass
@@ -31,7 +25,7 @@ class Detections:
     scores: np.ndarray
     """(D,) float32 or float64, higher is better."""
     boxes: np.ndarray
-    """(D, 4) float32: x1, y1, x2, y2 in pixels of the original image."""
+    """(D, 4) x1, y1, x2, y2 in pixels of the original image: float32 from a detector, float64 from a file."""
 
     @classmethod
     def empty(cls) -> "Detections":
@@ -62,90 +56,43 @@ class Detections:
         """The detections at `which`, a mask (D,) or indices in the wanted order."""
         return Detections(self.image_indices[which], self.labels[which], self.scores[which], self.boxes[which])
 
-    def write_coco(self, path: str | Path, annotations: Annotations, category_ids: Sequence[int] | None = None) -> None:
+    def write_coco(self, path: str | Path, annotations: Annotations) -> None:
         """Writes COCO's result form: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``.
 
-        :meth:`read_coco` gives back exactly the same numbers, in the same order.
+        :meth:`read_coco` gives back the same detections in the same order: the same scores, and boxes that are the
+        same float32.
 
         Args:
             path: the file; it is replaced whole or not at all.
             annotations: the data set. Its image ids are written as numbers when all of them are plain numbers
-                (COCO), otherwise as text (VOC's "000017" would lose its zeros).
-            category_ids: id in the file of each of the K classes; by default 1..K.
+                (COCO), otherwise as text (VOC's "000017" would lose its zeros); classes by their own category ids.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: a score or box is not finite, or the file cannot be written.
         """
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write("[")
-            for number, lines in enumerate(self._coco_lines(annotations, category_ids)):
-                file.write(("\n" if number == 0 else ",\n") + ",\n".join(lines))
-            file.write("\n]\n")
-
-    def _coco_lines(self, annotations: Annotations, category_ids: Sequence[int] | None) -> Iterator[list[str]]:
-        # Nine digits identify a float32; three more on the sizes keep x + w the same float32 as x2. Scores may be
-        # float64 and take the shortest digits that identify one.
-        line = '{"image_id":%s,"category_id":%d,"bbox":[%.9g,%.9g,%.12g,%.12g],"score":%r}'
-        ids = [json.dumps(image_id) for image_id in _json_ids(annotations)]
-        categories = _category_ids(annotations, category_ids)
-        for start in range(0, len(self), 10_000):
-            part = self.select(np.arange(start, min(start + 10_000, len(self))))
-            corners = part.boxes.astype(np.float64)
-            columns = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2], part.scores[:, None]], axis=1)
-            images = (ids[index] for index in part.image_indices.tolist())
-            rows = zip(images, categories[part.labels - 1].tolist(), *columns.T.tolist(), strict=True)
-            yield [line % row for row in rows]
+        coco_files.write(path, self._columns(), annotations)
 
     @classmethod
-    def read_coco(
-        cls, path: str | Path, annotations: Annotations, category_ids: Sequence[int] | None = None
-    ) -> "Detections":
+    def read_coco(cls, path: str | Path, annotations: Annotations) -> "Detections":
         """Reads what :meth:`write_coco`, or other software, wrote about the images of `annotations`.
 
         Returns:
-            Detections in the order of the file; scores are float64, so that close ones keep their order.
+            Detections in the order of the file; scores and boxes are float64.
 
         Raises:
-            UserError: the file is missing, is no such list, names an image or a category that is not in the set, or
-                holds a box of negative size.
+            UserError: the file is missing or no such list; a detection names an image or a category that the set does
+                not have, has a box of negative size or a number that is not finite, or is there twice; or the boxes
+                are corners (x1, y1, x2, y2) by all appearances.
         """
-        rows = _read_rows(Path(path))
-        images = {str(image_id): index for index, image_id in enumerate(annotations.image_ids.tolist())}
-        if len(images) != len(annotations):
-            raise UserError(f"{path}: some images of the data set have the same id; name a set with each image once")
-        labels = {int(number): label for label, number in enumerate(_category_ids(annotations, category_ids), 1)}
-        parsed = []
-        for number, row in enumerate(rows):
-            try:
-                parsed.append(_parse(row, images, labels))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path}: detection {number}: {_complaint(row, images, labels)}") from error
-        table = np.array(parsed, np.float64).reshape(-1, 7)
-        for number in np.flatnonzero((table[:, 5:] < 0).any(axis=1))[:1]:
-            box = f"bbox {rows[number]['bbox']!r} has a negative width or height"
-            raise UserError(f"{path}: detection {number}: {box}; bbox is x, y, width, height")
-        return cls._from_numbers(table)
-
-    @classmethod
-    def _from_numbers(cls, table: np.ndarray) -> "Detections":
-        """From (D, 7) float64: image index, label, score, x, y, w, h."""
-        starts = table[:, 3:5].astype(np.float32)
-        ends = (starts + table[:, 5:]).astype(np.float32)
-        return cls(
-            image_indices=table[:, 0].astype(np.int64),
-            labels=table[:, 1].astype(np.int64),
-            scores=table[:, 2].copy(),
-            boxes=np.concatenate([starts, ends], axis=1),
-        )
+        return cls(*coco_files.read(path, annotations))
 
     def write_voc(
         self, folder: str | Path, annotations: Annotations, set_name: str, competition: str = "comp4"
     ) -> list[Path]:
         """Writes the devkit's result files ``<competition>_det_<set>_<class>.txt``, one for each class.
 
-        A line is ``image_id confidence xmin ymin xmax ymax`` with 1-based inclusive pixels. A class without
-        detections has an empty file, which the evaluation server expects. For an upload the folder is
-        ``results/VOC2012/Main``.
+        A line is ``image_id confidence xmin ymin xmax ymax`` with 1-based inclusive pixels, to three decimals. Scores
+        have all their digits. A class without detections has an empty file, which the evaluation server expects.
 
         Args:
             folder: where the files go; it is made if necessary.
@@ -157,61 +104,24 @@ class Detections:
             The K files, in the order of the classes.
 
         Raises:
-            UserError: a class name cannot be part of a file name, or a file cannot be written.
+            UserError: a class name cannot be part of a file name, a score or box is not finite, or a file cannot be
+                written.
         """
-        for name in annotations.class_names:
-            if "/" in name or os.sep in name:
-                raise UserError(f"class {name}: no VOC result file can be named after it; rename it without {os.sep}")
-        ids = annotations.image_ids.tolist()
-        paths = []
-        for label, name in enumerate(annotations.class_names, 1):
-            part = self.select(self.labels == label)
-            images = (ids[index] for index in part.image_indices.tolist())
-            rows = zip(images, part.scores.tolist(), *boxes_to_voc(part.boxes).T.tolist(), strict=True)
-            paths.append(Path(folder) / f"{competition}_det_{set_name}_{name}.txt")
-            with replacing(paths[-1]) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                file.writelines("{} {!r} {:.3f} {:.3f} {:.3f} {:.3f}\n".format(*row) for row in rows)
-        return paths
+        return voc_files.write(folder, self._columns(), annotations, set_name, competition)
 
+    @classmethod
+    def read_voc(cls, folder: str | Path, annotations: Annotations) -> "Detections":
+        """Reads the result files ``comp3_det_<set>_<class>.txt`` or ``comp4_...`` of all classes of `annotations`.
 
-def _json_ids(annotations: Annotations) -> list[int] | list[str]:
-    ids = annotations.image_ids.tolist()
-    plain = re.compile("0|[1-9][0-9]*").fullmatch
-    return [int(image_id) for image_id in ids] if all(map(plain, ids)) else ids
+        Returns:
+            Detections class by class, in the order of each file; scores and boxes are float64.
 
+        Raises:
+            UserError: the folder holds no such files, those of several sets, or not one for each class; or a line has
+                another form, names an image that the set does not have, has a reversed box or a number that is not
+                finite, or is there twice.
+        """
+        return cls(*voc_files.read(folder, annotations))
 
-def _category_ids(annotations: Annotations, category_ids: Sequence[int] | None) -> np.ndarray:
-    if category_ids is None:
-        return np.arange(1, len(annotations.class_names) + 1)
-    return np.asarray(category_ids, np.int64)
-
-
-def _read_rows(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file of detections") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); name a file of detections in COCO result form") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: holds no list of detections; name a file in COCO result form")
-    return rows
-
-
-def _parse(row: dict[str, Any], images: dict[str, int], labels: dict[int, int]) -> tuple[float, ...]:
-    x, y, width, height = row["bbox"]
-    numbers = (images[str(row["image_id"])], labels[row["category_id"]], row["score"], x, y, width, height)
-    if not math.isfinite(sum(numbers)):
-        raise ValueError
-    return numbers
-
-
-def _complaint(row: Any, images: dict[str, int], labels: dict[int, int]) -> str:
-    wanted = ("image_id", "category_id", "bbox", "score")
-    if not isinstance(row, dict) or not all(key in row for key in wanted):
-        return f"is not an object with {', '.join(wanted)}; write the file in COCO result form"
-    if str(row["image_id"]) not in images:
-        return f"image_id {row['image_id']!r} is not in the data set; name the set that was detected in"
-    if row["category_id"] not in list(labels):
-        return f"category_id {row['category_id']!r} is not one of {sorted(labels)}; name the matching classes"
-    return f"bbox {row['bbox']!r} and score {row['score']!r} are not four and one finite numbers; repair them"
+    def _columns(self) -> Columns:
+        return Columns(self.image_indices, self.labels, self.scores, self.boxes)

@@ -6,21 +6,21 @@ Letters: ``D`` detections, ``M`` objects, ``K`` classes, ``P`` pairs of a detect
 and class.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from detection.data.dataset import Annotations
-from detection.errors import UserError
 from detection.evaluation.detections import Detections
+from detection.evaluation.overlaps import chunks, first_largest, pairwise_iou, spell_out
 
 Pixels = Literal["inclusive", "continuous"]
 Difficult = Literal["ignore", "drop", "count"]
 
-_PAIRS_AT_ONCE = 1_000_000
-"""Pairs whose IoU is held in memory at a time (about 100 MB)."""
+VOC07_RECALLS = np.arange(0, 1.1, 0.1)
+"""(11,) float64: steps as such, of which 0.30000000000000004, 0.6000000000000001 and 0.7000000000000001 lie above the
+tenths, so that a recall of exactly 3/10 misses its step. Published numbers of this protocol depend on it."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,12 @@ def voc_scores(
     Raises:
         UserError: the set has no annotations.
     """
-    if not annotations.annotated:
-        raise UserError("the data set has no annotations to score against; name a set that has, or only predict")
-    present = ~annotations.ignore | (difficult != "drop")
-    excused = annotations.ignore & (difficult == "ignore")
-    ranked = detections.select(np.lexsort((-detections.scores, detections.labels)))  # a stable sort
-    best, overlap = _best_objects(ranked, annotations, present, margin=float(pixels == "continuous"))
-    matched = (best >= 0) & (overlap >= iou)
-    counted = ~(matched & np.append(excused, False)[best])
-    true = _first_of_each(best, matched & counted)
+    matches = voc_matches(detections, annotations, iou=iou, pixels=pixels, difficult=difficult)
     classes = len(annotations.class_names)
-    objects = np.bincount(annotations.labels[present & ~excused], minlength=classes + 1)[1:]
-    bounds = np.searchsorted(ranked.labels, np.arange(1, classes + 2))
+    objects = np.bincount(annotations.labels[matches.wanted], minlength=classes + 1)[1:]
+    bounds = np.searchsorted(detections.labels[matches.order], np.arange(1, classes + 2))
     spans = [slice(start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    true, counted = matches.true, matches.counted
     curves = [_curve(true[span][counted[span]], wanted) for span, wanted in zip(spans, objects, strict=True)]
     return VOCScores(
         ap_11point=np.where(objects > 0, [_ap_11point(*curve) for curve in curves], np.nan),
@@ -110,24 +103,33 @@ def voc_scores(
     )
 
 
-def headline(scores: VOCScores) -> dict[str, float]:
-    """The two means in [0, 1], each under the name of its protocol."""
-    return {
-        f"VOC area mAP@{scores.iou:g}": scores.mean_area,
-        f"VOC07 11-point mAP@{scores.iou:g}": scores.mean_11point,
-    }
+@dataclass(frozen=True)
+class VOCMatches:
+    """Which detections are true."""
+
+    order: np.ndarray
+    """(D,) int64: the detections by class, then by descending score, ties in their order."""
+    true: np.ndarray
+    """(D,) bool, in that order: finds an object for the first time."""
+    counted: np.ndarray
+    """(D,) bool, in that order: true or false; the others found difficult objects that are ignored."""
+    wanted: np.ndarray
+    """(M,) bool: the objects that count as to be found."""
 
 
-def as_record(scores: VOCScores, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Every number under the name of its protocol, for JSON: the two means, then both APs of each class.
-
-    A class without countable objects (and a mean over none) has None.
-    """
-    record = headline(scores)
-    for name, area, eleven in zip(class_names, scores.ap_area.tolist(), scores.ap_11point.tolist(), strict=True):
-        record[f"VOC area AP@{scores.iou:g} {name}"] = area
-        record[f"VOC07 11-point AP@{scores.iou:g} {name}"] = eleven
-    return {name: None if np.isnan(value) else value for name, value in record.items()}
+def voc_matches(
+    detections: Detections, annotations: Annotations, *, iou: float, pixels: Pixels, difficult: Difficult
+) -> VOCMatches:
+    """Matches detections to objects; rule, arguments and errors are those of :func:`voc_scores`."""
+    annotations.require_annotated()
+    present = ~annotations.ignore | (difficult != "drop")
+    excused = annotations.ignore & (difficult == "ignore")
+    order = np.lexsort((-detections.scores, detections.labels))  # a stable sort
+    ranked = detections.select(order)
+    best, overlap = _best_objects(ranked, annotations, present, margin=float(pixels == "continuous"))
+    matched = (best >= 0) & (overlap >= iou)
+    counted = ~(matched & np.append(excused, False)[best])
+    return VOCMatches(order, _first_of_each(best, matched & counted), counted, present & ~excused)
 
 
 def _best_objects(
@@ -143,44 +145,14 @@ def _best_objects(
     counts = np.searchsorted(keys[objects], wanted, side="right") - first
     best, overlap = np.full(len(detections), -1), np.zeros(len(detections))
     paired = np.flatnonzero(counts)
-    for part in _chunks(paired, counts[paired]):
-        starts, pair_detection, pair_object = _pairs(first[part], counts[part])
-        pair_object = objects[pair_object]
-        values = _iou(detections.boxes[part][pair_detection], annotations.boxes[pair_object], margin)
-        top = np.maximum.reduceat(values, starts)
-        largest = np.flatnonzero(values == top[pair_detection])
-        rows, of_row = np.unique(pair_detection[largest], return_index=True)  # the first of equals
-        best[part[rows]], overlap[part] = pair_object[largest[of_row]], top
+    for part in chunks(paired, counts[paired]):
+        starts, rows, members = spell_out(first[part], counts[part])
+        partners = objects[members]
+        values = pairwise_iou(detections.boxes[part][rows], annotations.boxes[partners], margin=margin)
+        chosen = first_largest(values, starts, rows)
+        best[part], overlap[part] = partners[chosen], values[chosen]
     best[overlap <= 0] = -1
     return best, overlap
-
-
-def _chunks(items: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of `items` whose `counts` add up to about `_PAIRS_AT_ONCE`."""
-    before = np.cumsum(counts) - counts
-    bins = before // _PAIRS_AT_ONCE
-    yield from (part for part in np.split(items, np.flatnonzero(np.diff(bins)) + 1) if len(part))
-
-
-def _pairs(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spells out the ranges ``first[r] ... first[r] + counts[r] - 1``.
-
-    Returns:
-        where each range starts among the P pairs; (P,) range r of each pair; (P,) its member of the range.
-    """
-    starts = np.cumsum(counts) - counts
-    rows = np.repeat(np.arange(len(counts)), counts)
-    return starts, rows, first[rows] + np.arange(len(rows)) - starts[rows]
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray, margin: float) -> np.ndarray:
-    """(P,) IoU in float64 of two (P, 4) arrays, each side counted `margin` shorter than in our coordinates."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2]) - margin
-    shared = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
-    union = (boxes[:, 2:] - boxes[:, :2] - margin).prod(axis=1) - shared
-    union += (others[:, 2:] - others[:, :2] - margin).prod(axis=1)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _first_of_each(objects: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -200,9 +172,7 @@ def _curve(true: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _ap_11point(recall: np.ndarray, precision: np.ndarray) -> float:
     """Mean, over 11 recalls from 0 to 1, of the best precision at that recall or a higher one (VOC2007)."""
-    # float64 steps as such: 0.30000000000000004, 0.6000000000000001 and 0.7000000000000001 lie above the tenths, so a
-    # recall of exactly 3/10 misses its step. Published numbers of this protocol depend on it.
-    reached = np.searchsorted(recall, np.arange(0, 1.1, 0.1))
+    reached = np.searchsorted(recall, VOC07_RECALLS)
     return float(np.append(_envelope(precision), 0.0)[reached].mean())
 
 

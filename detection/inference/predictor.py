@@ -56,10 +56,17 @@ class Predictor:
     """
 
     def __init__(
-        self, detector: FasterRCNN, class_names: tuple[str, ...], config: Config, device: torch.device
+        self,
+        detector: FasterRCNN,
+        class_names: tuple[str, ...],
+        config: Config,
+        device: torch.device,
+        category_ids: tuple[int, ...] = (),
     ) -> None:
+        """Takes a detector on `device`; `category_ids` are those of the K classes in files (none: 1..K)."""
         self.detector = detector
         self.class_names = class_names
+        self.category_ids = category_ids
         self.config = config
         self.device = device
         is_fp16_on_cpu = config.train.precision == "fp16" and device.type == "cpu"
@@ -135,7 +142,8 @@ def load_detector(path: str | Path, device: str = "auto", settings: dict[str, An
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
-    return Predictor(place(detector, chosen, config.train.channels_last).eval(), names, config, chosen)
+    detector = place(detector, chosen, config.train.channels_last).eval()
+    return Predictor(detector, names, config, chosen, tuple(state.get("category_ids", ())))
 
 
 def as_array(image: ImageLike) -> np.ndarray:

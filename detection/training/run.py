@@ -13,24 +13,27 @@ from rich.table import Table
 from detection import checkpoint, distributed
 from detection.config import Config, from_dict, overlay, to_dict
 from detection.data import class_names, read_annotations
-from detection.data.checks import report, require_clean
-from detection.data.dataset import Annotations, apply_difficult
+from detection.data.checks import overlap_sentence, report, require_clean
+from detection.data.dataset import Annotations, for_training
 from detection.data.loader import DetectionDataset, TrainingBatches
 from detection.data.transforms import TrainTransform
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
-from detection.evaluation.tables import voc_table
-from detection.evaluation.voc import as_record
+from detection.evaluation.scores import Scores
 from detection.files import replacing, unused
 from detection.finalize import finalize
 from detection.inference.devices import choose_device
 from detection.inference.predictor import Predictor
 from detection.inspection.draw import SHEET_IMAGES, save_picture, training_sheet
+from detection.inspection.report import Reported, write_report
 from detection.inspection.results import write_results
 from detection.model.build import build_detector, init_from, load_state, stages
 from detection.model.faster_rcnn import FasterRCNN
 from detection.training.log import RunLog
 from detection.training.loop import Loop
+
+REPORT_IMAGES = 200
+"""Pictures in the report of a run's last evaluation."""
 
 
 def train(config: Config, explicit: dict[str, Any]) -> Path:
@@ -67,7 +70,9 @@ class Run:
             )
         torch.manual_seed(self.config.seed)
         torch.use_deterministic_algorithms(self.config.train.deterministic)
-        self.train_set, self.val_set = read_sets(self.config)
+        read, self.val_set = read_sets(self.config)
+        self.train_set = for_training(read, self.config.data)
+        sentences += left_out(read, self.train_set)
         self.names = self.train_set.class_names
         with distributed.main_first():
             is_fresh = state is None and not config.init_from
@@ -108,6 +113,7 @@ class Run:
             f"in {str(self.loop.dtype).removeprefix('torch.')}, seed {self.config.seed}",
         ]
         sentences += report(self.train_set.dropped + self.val_set.dropped)
+        sentences += filter(None, [overlap_sentence(self.train_set, self.val_set)])
         for sentence in sentences:
             self.log.say(sentence)
         self.log.say(stage_table(detector, self.config.backbone))
@@ -123,7 +129,7 @@ class Run:
         data, seed = self.config.data, self.config.seed
         images = self.config.train.batch_size // self.config.train.accumulate
         batches = TrainingBatches(self.train_set.sizes, images, seed, data.group_by_shape)
-        dataset = DetectionDataset(apply_difficult(self.train_set, data.difficult), TrainTransform(data, seed))
+        dataset = DetectionDataset(self.train_set, TrainTransform(data, seed))
         keys = islice(chain.from_iterable(batches), SHEET_IMAGES)
         save_picture(self.folder / "train_samples.png", training_sheet([dataset[key] for key in keys], self.names))
         self.log.pictures("training samples", self.folder / "train_samples.png")
@@ -131,20 +137,31 @@ class Run:
     def _evaluate(self, step: int) -> None:
         """Score the validation set; the best weights so far go to ``best.pt``."""
         self.log.say(f"iteration {step}: predicting {len(self.val_set)} images of {self.config.data.val}")
-        predictor = Predictor(self.loop.scored_detector, self.names, self.config, self.loop.device)
+        ids = self.train_set.own_category_ids()
+        predictor = Predictor(self.loop.scored_detector, self.names, self.config, self.loop.device, ids)
         detections = predictor.predict(self.val_set, self.log.share("predicted"))
         self.loop.best = distributed.on_main(lambda: self._score(step, detections))
 
     def _score(self, step: int, detections: Detections) -> float:
         """Write and score; returns the best score so far."""
-        scores = write_results(self.folder, detections, self.val_set, self.config.data.val)
+        results = write_results(self.folder, detections, self.val_set, self.config)
         self.log.pictures("predictions", self.folder / "predictions.png")
-        if scores is None:
-            self.log.say(f"{self.config.data.val} has no annotations: written, not scored")
+        if results.scores is None:
+            self.log.say(f"{self.config.data.val} has no annotations: written to {results.files[-1]}, not scored")
             return self._save_best(0.0)
-        self.log.record(step, **as_record(scores, self.names))
-        self.log.say(voc_table(scores, self.names))
-        return self._save_best(float(np.nan_to_num(scores.mean_area)))
+        self.log.record(step, **results.scores.record(self.names))
+        for table in results.tables(self.names):
+            self.log.say(table)
+        self.log.say(f"iteration {step}: {results.headline()}")
+        if step == self.config.train.iterations:
+            self._report(detections, results.scores)
+        return self._save_best(float(np.nan_to_num(compared(results.scores, self.config))))
+
+    def _report(self, detections: Detections, scores: Scores) -> None:
+        """The page that shows where the detector fails, small enough to hand on."""
+        reported = Reported(self.folder.name, detections, scores, intervals=None)
+        page = write_report(self.folder / "report", self.val_set, reported, images=REPORT_IMAGES)
+        self.log.say(f"where it fails, on the {min(REPORT_IMAGES, len(self.val_set))} worst pictures: {page}")
 
     def _save_best(self, score: float) -> float:
         if score < self.loop.best:
@@ -158,7 +175,8 @@ class Run:
         distributed.on_main(lambda: checkpoint.save(path, {**self._identity(), **self.loop.state()}))
 
     def _identity(self) -> dict[str, Any]:
-        return {"config": to_dict(self.config), "class_names": list(self.names)}
+        ids = list(self.train_set.own_category_ids())
+        return {"config": to_dict(self.config), "class_names": list(self.names), "category_ids": ids}
 
     def _stopped(self) -> None:
         self.log.say(
@@ -180,6 +198,11 @@ class Run:
             f"look at your own pictures:  python tools/predict_det.py --checkpoint {best} --input IMAGES --output out\n"
             f"{following}"
         )
+
+
+def compared(scores: Scores, config: Config) -> float:
+    """The score that ``best.pt`` is chosen by: COCO's AP on COCO data, VOC's area mean elsewhere."""
+    return scores.coco.summary["COCO AP"] if config.data.format == "coco" else scores.voc.mean_area
 
 
 def resumed_config(state: dict[str, Any], explicit: dict[str, Any], path: str) -> Config:
@@ -264,6 +287,12 @@ def open_log(config: Config, folder: Path) -> RunLog:
         config=to_dict(config),
         enabled=distributed.is_main(),
     )
+
+
+def left_out(read: Annotations, kept: Annotations) -> list[str]:
+    """A sentence on the training images that `data.empty` left out; none without such."""
+    count = len(read) - len(kept)
+    return [f"images to train without a target: {count}, left out (data.empty drop)"] if count else []
 
 
 def describe(annotations: Annotations, name: str) -> str:

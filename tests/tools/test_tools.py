@@ -2,17 +2,15 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from detection import checkpoint
@@ -22,64 +20,6 @@ from detection.inference.predictor import load_detector
 
 TOOLS = Path(__file__).parents[2] / "tools"
 HEADLINE = ("VOC area mAP@0.5", "VOC07 11-point mAP@0.5")
-
-
-class Ended(NamedTuple):
-    """How a tool ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Runs a tool as ``python tools/NAME.py WORDS`` does, in this process (importing torch anew takes seconds)."""
-
-    def run(name, *words):
-        path = TOOLS / f"{name}.py"
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(path), run_name="__main__")
-        return Ended(end.value.code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def refusal(tool, tmp_path, monkeypatch):
-    """The one sentence with which a tool ends after a user's mistake; nothing may be left where it ran."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def run(name, *words):
-        ended = tool(name, *words)
-        assert ended.status == 2, ended
-        assert ended.err.startswith(f"{name}.py: error: ")
-        assert ended.err.count("\n") == 1 and ended.err.endswith("\n")
-        assert "Traceback" not in ended.err
-        assert list(folder.iterdir()) == []
-        return ended.err
-
-    return run
-
-
-@pytest.fixture
-def recipe(tiny_config, tmp_path):
-    """A recipe of two iterations on the tiny data set."""
-    tiny_config["train"]["iterations"] = 2
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tiny_config))
-    return path
-
-
-@pytest.fixture
-def output(tmp_path):
-    """A folder for results, which the end of the test removes: a checkpoint has 100 MB."""
-    yield tmp_path / "out"
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def scores_of(folder):
@@ -182,13 +122,14 @@ def test_scoring_takes_other_settings_and_another_set(tool, tiny_run, output):
     assert len(rows) == 8 * 2
 
 
-def test_a_set_without_annotations_is_written_in_the_devkits_form(tool, tiny_run, output):
+def test_a_set_without_annotations_is_packed_in_the_devkits_form(tool, tiny_run, output):
     words = "--data.val", "unlabelled", "--data.train", "train"
     ended = tool("eval_det", "--checkpoint", tiny_run, "--output", output, *words)
     assert ended.status == 0
     assert not (output / "metrics.json").exists()
-    assert str(output / "results") in ended.out
-    lines = (output / "results" / "Main" / "comp4_det_unlabelled_circle.txt").read_text().splitlines()
+    assert f"results_comp4_unlabelled.tar.gz are in {output}" in ended.out
+    with tarfile.open(output / "results_comp4_unlabelled.tar.gz") as packed:
+        lines = packed.extractfile("results/Main/comp4_det_unlabelled_circle.txt").read().decode().splitlines()
     assert all(len(line.split()) == 6 and line.split()[0] in ("000013", "000014") for line in lines)
 
 

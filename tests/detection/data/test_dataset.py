@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from detection.config import DataSettings
 from detection.data.checks import Fault
 from detection.data.dataset import (
     Annotations,
-    apply_difficult,
     concatenate,
+    for_training,
     read_image,
     read_size,
     resize,
@@ -65,15 +66,44 @@ def test_concatenate_refuses_what_does_not_fit_together() -> None:
 def test_difficult_objects_are_left_used_or_dropped() -> None:
     data = _annotations([4, 0, 9, 1])
     assert data.ignore.any() and not data.ignore.all()
-    assert apply_difficult(data, "ignore") is data
-    used = apply_difficult(data, "use")
+    assert for_training(data, DataSettings(difficult="ignore")) is data
+    used = for_training(data, DataSettings(difficult="use"))
     assert not used.ignore.any() and data.ignore.any() and np.array_equal(used.boxes, data.boxes)
-    dropped = apply_difficult(data, "drop")
+    dropped = for_training(data, DataSettings(difficult="drop"))
     for index in range(len(data)):
         rows = [row for row in range(data.offsets[index], data.offsets[index + 1]) if not data.ignore[row]]
         for name in ("boxes", "labels", "areas"):
             assert np.array_equal(getattr(dropped, name)[dropped.objects(index)], getattr(data, name)[rows])
     assert not dropped.ignore.any()
+
+
+@pytest.mark.parametrize(
+    ("difficult", "left"),
+    [("ignore", [1, 4]), ("use", [1, 3, 4]), ("drop", [1, 4])],
+)
+def test_images_without_a_target_are_left_out(difficult: str, left: list[int]) -> None:
+    """Five images: without objects, with one, without, with two ignored ones, with an ignored and an ordinary one."""
+    ignore = np.array([False, True, True, True, False])
+    data = _annotations([0, 1, 0, 2, 2], ignore=ignore, category_ids=(3, 5, 90))
+    settings = DataSettings(difficult=difficult, empty="drop")
+    kept = for_training(data, settings)
+    assert kept.image_ids.tolist() == [f"0_{index}" for index in left] and len(kept.sizes) == len(left)
+    for index, before in enumerate(left):
+        rows = np.arange(data.offsets[before], data.offsets[before + 1])
+        rows = rows[~ignore[rows]] if difficult == "drop" else rows
+        assert np.array_equal(kept.boxes[kept.objects(index)], data.boxes[rows])
+        assert kept.image_paths[index] == data.image_paths[before]
+    assert len(kept.boxes) == kept.offsets[-1] and kept.offsets[0] == 0
+    assert kept.category_ids == (3, 5, 90)
+    again = for_training(kept, settings)
+    assert all(np.array_equal(getattr(again, name), getattr(kept, name)) for name in ("offsets", "boxes", "ignore"))
+
+
+def test_a_set_with_nothing_to_learn_from_is_refused() -> None:
+    for data, reason in ((_annotations([]), "no usable image"), (_annotations([0, 0]), "none of its 2 images")):
+        with pytest.raises(UserError, match=f"2007/trainval cannot be trained on: .*{reason}"):
+            for_training(data, DataSettings(empty="drop"))
+    assert len(for_training(_annotations([0, 0]), DataSettings())) == 2
 
 
 def test_reading_gives_rgb_as_stored_whatever_the_mode(tmp_path: Path) -> None:

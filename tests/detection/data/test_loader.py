@@ -15,7 +15,7 @@ import torch
 
 from detection.batch import Batch
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import Annotations, Sample
+from detection.data.dataset import Annotations, Sample, for_training
 from detection.data.loader import (
     DetectionDataset,
     TrainingBatches,
@@ -129,12 +129,25 @@ def test_impossible_batches_are_refused(data: Annotations) -> None:
 def test_difficult_objects_are_treated_as_the_settings_say(data: Annotations) -> None:
     totals = {}
     for mode in ("ignore", "use", "drop"):
-        loader = training_loader(data, _settings(difficult=mode), batch_size=4, seed=3, padding=16)
+        settings = _settings(difficult=mode)
+        loader = training_loader(for_training(data, settings), settings, batch_size=4, seed=3, padding=16)
         batches = _take(loader, 5)
         totals[mode] = [sum(int((batch.gt_labels > 0).sum()) for batch in batches)]
         totals[mode] += [sum(int(batch.gt_ignore.sum()) for batch in batches)]
     assert totals["ignore"][1] > 0 and totals["use"] == [totals["ignore"][0], 0]
     assert totals["drop"] == [totals["ignore"][0] - totals["ignore"][1], 0]
+
+
+def test_images_left_out_never_come_and_the_rest_keep_their_objects(data: Annotations) -> None:
+    """Image 0 has no object: of 11 images 10 are left, and an epoch is as long as that."""
+    settings = _settings(empty="drop", group_by_shape=False, augment=AugmentSettings(hflip=0.0))
+    kept = for_training(data, settings)
+    assert len(kept) == 10 and data.image_ids[0] not in kept.image_ids
+    batches = _take(training_loader(kept, settings, batch_size=2, seed=3, padding=16), 5)
+    seen = torch.cat([batch.image_indices for batch in batches]).tolist()
+    assert sorted(seen) == list(range(10))
+    counts = torch.cat([(batch.gt_labels > 0).sum(dim=1) for batch in batches]).tolist()
+    assert counts == [int(kept.image_ids[index]) for index in seen]  # the image with the name n has n objects
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -240,6 +253,51 @@ def test_the_global_random_state_is_left_alone(data: Annotations) -> None:
     _take(_training(data), 2)
     list(scoring_loader(data, _settings(), batch_size=2, padding=16))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are not forked here")
+def test_workers_are_forked_so_that_they_share_the_annotations(data: Annotations) -> None:
+    """Python 3.14 would otherwise send each a copy."""
+    assert _training(data, workers=2).multiprocessing_context.get_start_method() == "fork"
+    assert _training(data, workers=0).multiprocessing_context is None
+
+
+_SHARED = """
+import os
+import numpy as np
+from detection.data.dataset import Annotations
+
+images, each = 20_000, 10
+names = np.array([f"folder/{number:012d}.jpg" for number in range(images)])
+data = Annotations(
+    ("a", "b"), names, names, np.ones((images, 2), np.int32), np.arange(images + 1) * each,
+    np.random.rand(images * each, 4), np.ones(images * each, np.int64), np.zeros(images * each, bool),
+    np.ones(images * each),
+)
+
+def private():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("Private_")) / 1024
+
+print(sum(value.nbytes for value in vars(data).values() if isinstance(value, np.ndarray)) / 2**20, flush=True)
+if os.fork():
+    os.wait()
+else:
+    before = private()
+    for index in range(images):
+        rows = data.objects(index)
+        str(data.image_paths[index]), data.sizes[index].tolist()
+        data.boxes[rows].sum(), data.labels[rows].sum(), data.ignore[rows].sum()
+    print(private() - before, flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell private memory")
+def test_a_forked_worker_shares_what_it_reads() -> None:
+    """Having touched the annotations of every image, it holds next to nothing of them for itself."""
+    done = subprocess.run([sys.executable, "-c", _SHARED], capture_output=True, text=True, check=True)
+    held, grown = map(float, done.stdout.split())
+    assert held > 10 and grown < 0.2 * held
 
 
 def test_the_data_set_can_be_sent_to_a_fresh_process(data: Annotations) -> None:

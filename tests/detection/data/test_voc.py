@@ -166,12 +166,14 @@ def test_an_image_is_named_once(tmp_path: Path, write_set: Writer) -> None:
     for union, image, files in (
         ("2007/train+2007/train", "a", ("train", "train")),
         ("2007/trainval+2007/val", "c", ("val", "trainval")),
-        ("2007/twice", "a", ("twice", "twice")),
         ("2007/val+2012/train+2012/trainval", "a", ("trainval", "train")),
     ):
         with pytest.raises(UserError, match=r"{1}\.txt: names image {0}, which .*{2}\.txt has".format(image, *files)):
             read_voc(tmp_path, union, ["x"])
     assert len(read_voc(tmp_path, "2007/train+2012/train+2007/val")) == 5  # years may use a name again
+    with pytest.raises(UserError, match=r"VOC2007/ImageSets/Main/twice\.txt: names image a 2 times"):
+        read_voc(tmp_path, "2007/twice")
+    assert read_voc(tmp_path, "2007/twice", on_error="drop").image_ids.tolist() == ["a", "b"]
 
 
 def test_other_suffixes(tmp_path: Path, write_set: Writer) -> None:

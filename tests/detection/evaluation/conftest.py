@@ -15,7 +15,7 @@ Detection = tuple[int, int, float, tuple[float, float, float, float]]
 def _annotations(objects: Sequence[Object], images: int, classes: int) -> Annotations:
     """Objects are (image, label, box, difficult); they are stored by image, otherwise in the given order."""
     objects = sorted(objects, key=lambda item: item[0])
-    boxes = np.array([item[2] for item in objects], np.float32).reshape(-1, 4)
+    boxes = np.array([item[2] for item in objects], np.float64).reshape(-1, 4)
     return Annotations(
         class_names=tuple(f"class{index}" for index in range(1, classes + 1)),
         image_ids=np.array([f"{index:06d}" for index in range(images)], dtype=str),

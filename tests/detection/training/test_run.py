@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def records(folder):
 
 def test_a_run_leaves_all_its_files(tiny_run):
     assert {path.name for path in tiny_run.iterdir()} == {
-        "best.pt", "config.yaml", "detections.json", "last.pt", "log.txt", "metrics.jsonl", "predictions.png",
+        "best.pt", "config.yaml", "detections.json", "last.pt", "log.txt", "metrics.jsonl", "predictions.png", "report",
         "train_samples.png",
     }  # fmt: skip
 
@@ -129,9 +130,9 @@ def test_the_best_weights_are_those_of_the_best_score(start, monkeypatch):
     write = run.write_results
 
     def scored(*arguments):
-        scores = write(*arguments)
-        scores.ap_area[:] = next(values)
-        return scores
+        results = write(*arguments)
+        results.scores.voc.ap_area[:] = next(values)
+        return results
 
     monkeypatch.setattr(run, "write_results", scored)
     folder = start("run", train={"iterations": 3, "eval_every": 1})
@@ -144,14 +145,16 @@ def test_the_best_weights_are_those_of_the_best_score(start, monkeypatch):
 
 def test_a_set_without_annotations_is_predicted_but_not_scored(start):
     folder = start("run", train={"iterations": 1}, data={"val": "unlabelled"})
-    assert "unlabelled has no annotations: written, not scored" in (folder / "log.txt").read_text()
+    archive = folder / "results_comp4_unlabelled.tar.gz"
+    assert f"unlabelled has no annotations: written to {archive.name}, not scored" in (folder / "log.txt").read_text()
     assert not any(HEADLINE[0] in line for line in records(folder))
     rows = json.loads((folder / "detections.json").read_text())
     assert {row["image_id"] for row in rows} <= {"000013", "000014"}
-    results = folder / "results" / "Main"
-    files = sorted(path.name for path in results.iterdir())
-    assert files == [f"comp4_det_unlabelled_{name}.txt" for name in ("circle", "cross", "square", "triangle")]
-    assert sum(len(path.read_text().splitlines()) for path in results.iterdir()) == len(rows)
+    with tarfile.open(archive) as packed:
+        lines = {member.name: packed.extractfile(member).readlines() for member in packed if member.isfile()}
+    names = ("circle", "cross", "square", "triangle")
+    assert sorted(lines) == [f"results/Main/comp4_det_unlabelled_{name}.txt" for name in names]
+    assert sum(map(len, lines.values())) == len(rows)
     assert load_detector(folder / "best.pt", "cpu").class_names == ("circle", "cross", "square", "triangle")
 
 

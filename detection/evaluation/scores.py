@@ -1,0 +1,107 @@
+"""Both protocols on every data set: COCO's and PASCAL VOC's numbers, each under the full name of its protocol."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from rich.table import Table
+
+from detection.config import MetricSettings, VOCMetricSettings
+from detection.data.dataset import Annotations
+from detection.evaluation.coco import COCOScores, coco_scores
+from detection.evaluation.detections import Detections
+from detection.evaluation.tables import class_table, coco_table
+from detection.evaluation.voc import VOCScores, voc_scores
+
+APName = Literal["area", "11point", "both"]
+
+COCO_HEADLINE = ("COCO AP", "COCO AP50", "COCO AP75")
+"""Which of COCO's 12 numbers stand in the headline."""
+
+_KINDS = {"area": "VOC area", "11point": "VOC07 11-point"}
+_CHOICES = {
+    "inclusive": "",
+    "continuous": "continuous coordinates",
+    "ignore": "",
+    "drop": "difficult left out",
+    "count": "difficult counted",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What detections are worth under both protocols."""
+
+    voc: VOCScores
+    coco: COCOScores
+    voc_ap: APName
+    """Which of VOC's two APs are shown."""
+
+    def headline(self) -> dict[str, float]:
+        """The means that a detector is compared by, in [0, 1]; NaN when there was nothing to find.
+
+        They are those that :func:`headline_names` names for the same settings.
+        """
+        means = {"area": self.voc.mean_area, "11point": self.voc.mean_11point}
+        chosen = {name: means[kind] for kind, name in self._voc_names("mAP").items()}
+        return {name: self.coco.summary[name] for name in COCO_HEADLINE} | chosen
+
+    def record(self, class_names: Sequence[str]) -> dict[str, float | None]:
+        """Every number, unrounded, under the full name of its protocol, for JSON; None where there is none.
+
+        First COCO's 12 and VOC's means, then for each class "COCO AP cat", "COCO AP50 cat", "VOC area AP@0.5 cat" and
+        "VOC07 11-point AP@0.5 cat".
+        """
+        record = self.coco.summary | self.headline()
+        columns = {"COCO AP": self.coco.ap, "COCO AP50": self.coco.ap50} | self._voc_columns()
+        for index, class_name in enumerate(class_names):
+            record |= {f"{name} {class_name}": float(column[index]) for name, column in columns.items()}
+        return {name: None if math.isnan(value) else value for name, value in record.items()}
+
+    def tables(self, class_names: Sequence[str]) -> list[Table]:
+        """COCO's 12 numbers with their meaning, then the APs of every class, side by side."""
+        return [coco_table(self.coco), class_table(self.coco, self.voc, self.voc_ap, class_names)]
+
+    def _voc_names(self, number: str) -> dict[str, str]:
+        voc = self.voc
+        return voc_names(number, VOCMetricSettings(self.voc_ap, voc.pixels, voc.difficult, voc.iou))
+
+    def _voc_columns(self) -> dict[str, np.ndarray]:
+        columns = {"area": self.voc.ap_area, "11point": self.voc.ap_11point}
+        return {name: columns[kind] for kind, name in self._voc_names("AP").items()}
+
+
+def score(detections: Detections, annotations: Annotations, settings: MetricSettings) -> Scores:
+    """Scores detections by COCO's and by VOC's protocol, with the variants that `settings` name.
+
+    Raises:
+        UserError: the set has no annotations.
+    """
+    voc = settings.voc
+    return Scores(
+        voc=voc_scores(detections, annotations, iou=voc.iou, pixels=voc.pixels, difficult=voc.difficult),
+        coco=coco_scores(detections, annotations, settings.coco_engine),
+        voc_ap=voc.ap,
+    )
+
+
+def headline_names(settings: MetricSettings) -> tuple[str, ...]:
+    """The keys of :meth:`Scores.headline` for scores by these settings: COCO's three, then the chosen VOC means."""
+    return COCO_HEADLINE + tuple(voc_names("mAP", settings.voc).values())
+
+
+def voc_names(number: str, settings: VOCMetricSettings) -> dict[str, str]:
+    """Full name of a VOC number by kind of AP, as {"area": "VOC area mAP@0.5"}, for the kinds that are shown.
+
+    Choices other than the devkit's are told in brackets: "VOC area mAP@0.5 (continuous coordinates)".
+
+    Args:
+        number: "AP" of a class or "mAP", their mean.
+        settings: the protocol.
+    """
+    chosen = tuple(_KINDS) if settings.ap == "both" else (settings.ap,)
+    words = ", ".join(filter(None, (_CHOICES[settings.pixels], _CHOICES[settings.difficult])))
+    suffix = f" ({words})" if words else ""
+    return {kind: f"{_KINDS[kind]} {number}@{settings.iou:g}{suffix}" for kind in chosen}

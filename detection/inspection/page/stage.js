@@ -1,0 +1,174 @@
+"use strict";
+/* One large picture with its boxes, which can be zoomed and moved. Several stages share one view, so that two
+   detectors are always seen at the same place.
+
+   The view is the magnification over "whole picture" and the centre as a share of the picture. Boxes are drawn in
+   pixels of the window and redrawn on each change: lines and names keep their width at every zoom. */
+
+const MOST_ZOOM = 40;
+
+class Stage {
+  constructor(model, number, parent, view) {
+    this.model = model;
+    this.number = number;
+    this.view = view;
+    this.element = htmlElement("div", { className: "stage", parent });
+    if (model.detectors.length > 1) {
+      const heading = htmlElement("div", { className: "stage-name", parent: this.element });
+      htmlElement("b", { text: "AB"[number], parent: heading });
+      heading.append(` ${model.detectors[number].name}`);
+    }
+    this.image = htmlElement("img", { alt: "", draggable: false, parent: this.element });
+    this.absent = htmlElement("div", { className: "absent", hidden: true, parent: this.element });
+    this.svg = svgElement("svg", { "aria-hidden": "true" }, this.element);
+    this.rows = [];
+    this.highlighted = null;
+    this.pointers = new Map();
+    this.listen();
+    new ResizeObserver(() => this.view.changed()).observe(this.element);
+  }
+
+  /** Shows a picture. The thumbnail stands behind it until it is decoded. */
+  open(picture) {
+    this.picture = picture;
+    const reason = this.model.pictures.missing[picture];
+    this.absent.hidden = reason === undefined;
+    this.absent.textContent = reason === undefined ? "" : `The picture is missing: ${reason}`;
+    this.image.hidden = reason !== undefined;
+    if (reason !== undefined) return;
+    this.image.style.backgroundImage = `url("${fileOf("thumbnails", picture)}")`;
+    this.image.src = fileOf("pictures", picture);
+  }
+
+  /** Where the picture lies in the stage, in pixels of the window. */
+  geometry() {
+    const [rows, columns] = sizeOf(this.model, this.picture);
+    const { clientWidth: width, clientHeight: height } = this.element;
+    const scale = Math.min(width / columns, height / rows) * this.view.zoom;
+    const centre = [this.view.x * columns * scale, this.view.y * rows * scale];
+    return { scale, left: width / 2 - centre[0], top: height / 2 - centre[1], width: columns * scale, height: rows * scale };
+  }
+
+  draw(options) {
+    const place = (this.at = this.geometry());
+    for (const element of [this.image, this.absent])
+      for (const side of ["left", "top", "width", "height"]) element.style[side] = `${place[side]}px`;
+    this.svg.replaceChildren();
+    if (options.objects) this.drawObjects();
+    for (const row of this.rows) this.drawBox(row, options.labels);
+    if (this.highlighted) this.drawHighlighted();
+  }
+
+  drawObjects() {
+    const { offsets, boxes } = this.model.objects;
+    for (let o = offsets[this.picture]; o < offsets[this.picture + 1]; o++)
+      svgElement("rect", { ...this.rectangle(boxes, 4 * o), class: "object" }, this.svg);
+  }
+
+  drawBox(row, labelled) {
+    const rectangle = this.rectangle(row.boxes, row.box);
+    const dimmed = this.highlighted && this.highlighted !== row ? " dimmed" : "";
+    const kind = className(this.model.kinds[row.kind]);
+    svgElement("rect", { ...rectangle, class: `casing${dimmed}` }, this.svg);
+    svgElement("rect", { ...rectangle, class: `line ${kind}${dimmed}` }, this.svg);
+    if (labelled && !dimmed) this.drawName(row, rectangle);
+  }
+
+  /** The pointed-at box once more on top, with its name, and the object that it was compared with. */
+  drawHighlighted() {
+    const row = this.highlighted;
+    if (row.detection >= 0 && row.object >= 0)
+      svgElement("rect", { ...this.rectangle(this.model.objects.boxes, 4 * row.object), class: "object" }, this.svg);
+    const rectangle = this.rectangle(row.boxes, row.box);
+    svgElement("rect", { ...rectangle, class: "casing strong" }, this.svg);
+    svgElement("rect", { ...rectangle, class: `line strong ${className(this.model.kinds[row.kind])}` }, this.svg);
+    this.drawName(row, rectangle);
+  }
+
+  /** Detections have their names at the upper edge, objects at the lower one, where they mostly overlap less. */
+  drawName(row, { x, y, width, height }) {
+    const upper = y > 18 ? y - 4 : y + 14;
+    const lower = y + height < this.element.clientHeight - 18 ? y + height + 14 : y + height - 4;
+    const atEnd = x > this.element.clientWidth * 0.8; // there it grows to the left, to stay inside
+    const place = atEnd ? { x: Math.min(x + width, this.element.clientWidth) - 3, "text-anchor": "end" } : { x: Math.max(x, 0) + 3 };
+    const text = svgElement("text", { ...place, y: row.detection >= 0 ? upper : lower }, this.svg);
+    text.setAttribute("class", className(this.model.kinds[row.kind]));
+    text.textContent = this.model.classes[row.label - 1] + (row.score === null ? "" : ` ${row.score.toFixed(2)}`);
+  }
+
+  rectangle(boxes, box) {
+    const { scale, left, top } = this.at;
+    const [x1, y1, x2, y2] = [0, 1, 2, 3].map((side) => boxes[box + side] * scale);
+    return { x: left + x1, y: top + y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+  }
+
+  listen() {
+    const element = this.element;
+    element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    element.addEventListener("pointerdown", (event) => {
+      element.setPointerCapture(event.pointerId);
+      this.pointers.set(event.pointerId, [event.clientX, event.clientY]);
+    });
+    element.addEventListener("pointermove", (event) => this.move(event));
+    for (const name of ["pointerup", "pointercancel"])
+      element.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
+    element.addEventListener("pointerleave", () => this.view.point(this, null));
+    element.addEventListener("dblclick", (event) => this.zoomAt(this.view.zoom > 1.01 ? 1 / this.view.zoom : 3, event));
+  }
+
+  wheel(event) {
+    event.preventDefault();
+    const pixels = event.deltaY * (event.deltaMode === 1 ? 20 : 1); // some mice count lines
+    this.zoomAt(Math.exp(-pixels / 300), event);
+  }
+
+  /** Zooms by a factor so that what is under the pointer stays there. */
+  zoomAt(factor, { clientX, clientY }) {
+    const zoom = Math.min(MOST_ZOOM, Math.max(1, this.view.zoom * factor));
+    const applied = zoom / this.view.zoom;
+    const bounds = this.element.getBoundingClientRect();
+    const at = this.geometry();
+    const under = [(clientX - bounds.left - at.left) / at.width, (clientY - bounds.top - at.top) / at.height];
+    this.view.zoom = zoom;
+    this.view.x = under[0] + (this.view.x - under[0]) / applied;
+    this.view.y = under[1] + (this.view.y - under[1]) / applied;
+    this.view.changed();
+  }
+
+  /** One pointer moves the picture, two zoom it; none that is pressed points at a box. */
+  move(event) {
+    const former = this.pointers.get(event.pointerId);
+    if (!former) {
+      if (!this.view.isResting(event)) this.view.point(this, this.smallestAt(event));
+      return;
+    }
+    const now = [event.clientX, event.clientY];
+    const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
+    this.pointers.set(event.pointerId, now);
+    const at = this.geometry();
+    const shares = this.pointers.size;
+    this.view.x -= (now[0] - former[0]) / at.width / shares;
+    this.view.y -= (now[1] - former[1]) / at.height / shares;
+    if (others.length === 1) {
+      const [other] = others;
+      const [before, after] = [former, now].map((place) => Math.hypot(place[0] - other[0], place[1] - other[1]));
+      const middle = { clientX: (now[0] + other[0]) / 2, clientY: (now[1] + other[1]) / 2 };
+      if (before > 0) return this.zoomAt(after / before, middle);
+    }
+    this.view.changed();
+  }
+
+  /** The smallest shown box under the pointer: the larger ones around it can be reached beside it. */
+  smallestAt(event) {
+    if (!this.at) return null;
+    const bounds = this.element.getBoundingClientRect();
+    const [x, y] = [event.clientX - bounds.left, event.clientY - bounds.top];
+    const areas = this.rows.map((row) => {
+      const box = this.rectangle(row.boxes, row.box);
+      const inside = x >= box.x - 3 && y >= box.y - 3 && x <= box.x + box.width + 3 && y <= box.y + box.height + 3;
+      return inside ? box.width * box.height : Infinity;
+    });
+    const least = Math.min(...areas, Infinity);
+    return Number.isFinite(least) ? this.rows[areas.indexOf(least)] : null;
+  }
+}

@@ -1,0 +1,221 @@
+"""The page that shows where a detector fails: a folder with an ``index.html`` that opens from the disk.
+
+The page needs no network and no server, and the folder can be handed on: data and pictures are copied into it. It is
+drawn by the plain JavaScript of the folder ``page`` beside this file.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.dataset import Annotations
+from detection.errors import UserError
+from detection.evaluation.bootstrap import Interval, Intervals
+from detection.evaluation.costs import error_costs
+from detection.evaluation.detections import Detections
+from detection.evaluation.errors import Errors, find_errors
+from detection.evaluation.scores import Scores
+from detection.files import replacing
+from detection.inspection.page_data import (
+    SIZES,
+    Excerpt,
+    Slider,
+    errors_of_images,
+    kind_names,
+    plain,
+    script,
+    slider,
+)
+from detection.inspection.pictures import copy_pictures
+from detection.inspection.plots import write_plots
+
+_PAGE = Path(__file__).parent / "page"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A detector in a report."""
+
+    name: str
+    detections: Detections
+    scores: Scores
+    intervals: Intervals | None
+    """Of which `scores` are shown; None: no intervals are shown."""
+
+
+def write_report(
+    folder: Path,
+    annotations: Annotations,
+    first: Reported,
+    versus: Reported | None = None,
+    *,
+    difference: Mapping[str, Interval] | None = None,
+    images: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Path:
+    """Writes the report and returns its ``index.html``.
+
+    Args:
+        folder: where to write; it is made if necessary, and files of an earlier report are replaced.
+        annotations: the data set, with objects.
+        first: the detector that is looked at.
+        versus: another one to compare it with, side by side.
+        difference: the first minus the other, by name of the score; shown where both are.
+        images: at most so many pictures, those with the most errors at the sliders' first positions; 0: all.
+            Scores, plots and error shares are those of the whole set either way.
+        progress: is told the share that is done, in [0, 1].
+
+    Raises:
+        UserError: the set has no annotations, or a file cannot be written.
+    """
+    if not annotations.annotated:
+        raise UserError("the data set has no annotations to compare with; name a set that has, or only predict")
+    looked_at = [_LookedAt.of(reported, annotations) for reported in (first, versus) if reported]
+    excerpt = Excerpt(annotations, _chosen_images(looked_at, annotations, images))
+    missing = copy_pictures(folder, annotations.image_paths[excerpt.images].tolist(), progress)
+    plots = [plot for number, each in enumerate(looked_at) for plot in each.plots(folder, annotations, number)]
+    report = {
+        **_texts(looked_at, annotations, len(excerpt.images)),
+        **_scores(looked_at, annotations, difference or {}),
+        "plots": plots,
+        "kinds": kind_names(),
+        "sizeNames": list(SIZES),
+        "pictures": excerpt.pictures(missing),
+        "objects": excerpt.objects(),
+        "detectors": [each.record(excerpt) for each in looked_at],
+    }
+    _write(folder / "data.js", script(report).encode("ascii"))
+    for source in sorted(_PAGE.iterdir()):
+        if source.suffix in (".js", ".css"):
+            _write(folder / "page" / source.name, source.read_bytes())
+    _write(folder / "index.html", (_PAGE / "index.html").read_bytes())
+    return folder / "index.html"
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """A detector with its errors."""
+
+    reported: Reported
+    errors: Errors
+    costs: list[dict[str, Any]]
+    slider: Slider
+
+    @classmethod
+    def of(cls, reported: Reported, annotations: Annotations) -> "_LookedAt":
+        errors = find_errors(reported.detections, annotations)
+        costs = [
+            {"kind": kind, "name": kind, "count": cost.count, "gain": float(cost.ap50)}
+            for kind, cost in error_costs(reported.detections, annotations, errors).items()
+        ]
+        return cls(reported, errors, costs, slider(reported.detections.scores, errors, annotations))
+
+    def plots(self, folder: Path, annotations: Annotations, number: int) -> list[dict[str, str]]:
+        """Writes the plots; where each lies, and what it is called."""
+        part = ("plots", "plots_versus")[number]
+        stems = write_plots(
+            folder / part, self.reported.detections, annotations, self.errors, score_threshold=self.slider.start
+        )
+        shown = [stem for stem in stems if stem != "error_costs"]  # the page has these as bars of its own
+        return [
+            {"file": f"{part}/{stem}.svg", "name": f"{stem.replace('_', ' ')}: {self.reported.name}"} for stem in shown
+        ]
+
+    def errors_of_images(self, annotations: Annotations) -> np.ndarray:
+        return errors_of_images(self.reported.detections, annotations, self.errors, self.slider.start)
+
+    def record(self, excerpt: Excerpt) -> dict[str, Any]:
+        return {
+            "name": self.reported.name,
+            "range": [self.slider.low, self.slider.high],
+            "step": self.slider.step,
+            "start": self.slider.start,
+            "costs": self.costs,
+            "arrays": excerpt.detections(self.reported.detections, self.errors),
+        }
+
+
+def _chosen_images(looked_at: Sequence[_LookedAt], annotations: Annotations, images: int) -> np.ndarray:
+    """Ascending indices of the pictures with the most errors, of equals the first; all of them for 0."""
+    if not 0 < images < len(annotations):
+        return np.arange(len(annotations))
+    counts = np.sum([each.errors_of_images(annotations) for each in looked_at], axis=0)
+    return np.sort(np.argsort(-counts, kind="stable")[:images])
+
+
+def _texts(looked_at: Sequence[_LookedAt], annotations: Annotations, shown: int) -> dict[str, Any]:
+    names = [each.reported.name for each in looked_at]
+    found = [f"{len(each.reported.detections):,} detections" for each in looked_at]
+    counts = [f"{len(annotations):,} pictures", f"{len(annotations.boxes):,} objects", " against ".join(found)]
+    worst = f"; below are the {shown:,} pictures with the most errors" if shown < len(annotations) else ""
+    voc = looked_at[0].reported.scores.voc
+    protocol = f"VOC: {voc.pixels} pixels, difficult objects: {voc.difficult}, match at IoU {voc.iou:g} or more."
+    return {
+        "title": " versus ".join(names),
+        "subtitle": f"{', '.join(counts)}, {len(annotations.class_names):,} classes{worst}",
+        "protocol": f"In percent. COCO: mean over IoU 0.50 to 0.95, or at the one that is named. {protocol}",
+        "costNote": "AP50 that would be gained if all errors of one kind were mended (TIDE), in points; then their "
+        "number, at any score.",
+        "classes": list(annotations.class_names),
+    }
+
+
+def _scores(
+    looked_at: Sequence[_LookedAt], annotations: Annotations, difference: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """The means with their intervals, all scores of the protocols, and those of each class."""
+    all_scores = [each.reported.scores for each in looked_at]
+    headlines = [scores.headline() for scores in all_scores]
+    intervals = [each.reported.intervals.scores if each.reported.intervals else {} for each in looked_at]
+    records = [scores.record(()) for scores in all_scores]
+    countable = annotations.labels[~annotations.ignore]
+    return {
+        "headline": [
+            {
+                "name": name,
+                "values": [
+                    _with_interval(headline[name], known.get(name))
+                    for headline, known in zip(headlines, intervals, strict=True)
+                ],
+                "difference": _difference(name, headlines, difference),
+            }
+            for name in headlines[0]
+        ],
+        "summary": [{"name": name, "values": [record.get(name) for record in records]} for name in records[0]],
+        "classObjects": np.bincount(countable, minlength=len(annotations.class_names) + 1)[1:].tolist(),
+        "classScores": [
+            {"name": name, "values": [_class_columns(scores)[name] for scores in all_scores]}
+            for name in _class_columns(all_scores[0])
+        ],
+    }
+
+
+def _class_columns(scores: Scores) -> dict[str, list[float | None]]:
+    """APs of the K classes by the full name of the protocol."""
+    voc = {"area": "VOC area AP", "11point": "VOC07 11-point AP"}
+    values = {"area": scores.voc.ap_area, "11point": scores.voc.ap_11point}
+    chosen = [kind for kind in voc if scores.voc_ap in (kind, "both")]
+    columns = {"COCO AP": scores.coco.ap, "COCO AP50": scores.coco.ap50}
+    columns |= {f"{voc[kind]}@{scores.voc.iou:g}": values[kind] for kind in chosen}
+    return {name: plain(column) for name, column in columns.items()}
+
+
+def _with_interval(value: float, interval: Interval | None) -> dict[str, float | None]:
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {"value": value, "low": low, "high": high}
+
+
+def _difference(
+    name: str, headlines: Sequence[Mapping[str, float]], difference: Mapping[str, Interval]
+) -> dict[str, float | None] | None:
+    if len(headlines) < 2:
+        return None
+    return _with_interval(headlines[0][name] - headlines[1][name], difference.get(name))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
