@@ -8,6 +8,7 @@ setup(
     description="Faster R-CNN on residual networks and VGG-16: train, score and look at detectors",
     license="BSD-3-Clause",
     packages=find_packages(include=["detection", "detection.*", "backbones", "backbones.*"]),
+    package_data={"detection.inspection": ["page/*"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.11",
@@ -24,9 +25,8 @@ setup(
         "msgspec",
         "hotcoco>=1.3",
         "pycocotools>=2.0.11",
-        "jinja2",
         "matplotlib",
         "wandb>=0.31",
     ],
-    extras_require={"test": ["pytest", "hypothesis", "ruff"]},
+    extras_require={"test": ["pytest", "hypothesis", "ruff", "playwright"]},
 )

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from detection.config import VOCMetricSettings
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.costs import error_costs
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import Errors, find_errors
-from detection.evaluation.scores import Scores
+from detection.evaluation.scores import Scores, voc_names
 from detection.files import replacing
 from detection.inspection.page_data import (
     SIZES,
@@ -33,6 +34,7 @@ from detection.inspection.pictures import copy_pictures
 from detection.inspection.plots import write_plots
 
 _PAGE = Path(__file__).parent / "page"
+_DIFFICULT = {"ignore": "ignored", "drop": "left out", "count": "counted"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _texts(looked_at: Sequence[_LookedAt], annotations: Annotations, shown: int)
     counts = [f"{len(annotations):,} pictures", f"{len(annotations.boxes):,} objects", " against ".join(found)]
     worst = f"; below are the {shown:,} pictures with the most errors" if shown < len(annotations) else ""
     voc = looked_at[0].reported.scores.voc
-    protocol = f"VOC: {voc.pixels} pixels, difficult objects: {voc.difficult}, match at IoU {voc.iou:g} or more."
+    protocol = f"VOC: {voc.pixels} pixels, difficult objects {_DIFFICULT[voc.difficult]}, match from IoU {voc.iou:g}."
     return {
         "title": " versus ".join(names),
         "subtitle": f"{', '.join(counts)}, {len(annotations.class_names):,} classes{worst}",
@@ -195,11 +197,11 @@ def _scores(
 
 def _class_columns(scores: Scores) -> dict[str, list[float | None]]:
     """APs of the K classes by the full name of the protocol."""
-    voc = {"area": "VOC area AP", "11point": "VOC07 11-point AP"}
-    values = {"area": scores.voc.ap_area, "11point": scores.voc.ap_11point}
-    chosen = [kind for kind in voc if scores.voc_ap in (kind, "both")]
+    voc = scores.voc
+    names = voc_names("AP", VOCMetricSettings(scores.voc_ap, voc.pixels, voc.difficult, voc.iou))
+    values = {"area": voc.ap_area, "11point": voc.ap_11point}
     columns = {"COCO AP": scores.coco.ap, "COCO AP50": scores.coco.ap50}
-    columns |= {f"{voc[kind]}@{scores.voc.iou:g}": values[kind] for kind in chosen}
+    columns |= {name: values[kind] for kind, name in names.items()}
     return {name: plain(column) for name, column in columns.items()}
 
 

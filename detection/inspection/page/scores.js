@@ -68,7 +68,7 @@ function showErrors(model) {
       const cell = htmlElement("td", { className: "bar-cell", parent: row });
       const bar = htmlElement("span", { className: `cost-bar ${className(cost.kind)}`, parent: cell });
       bar.style.width = `${(100 * Math.max(0, cost.gain ?? 0)) / largest}%`;
-      htmlElement("td", { className: "number", text: cost.gain === null ? "-" : `+${percent(cost.gain)}`, parent: row });
+      htmlElement("td", { className: "number", text: percent(cost.gain, true), parent: row });
       htmlElement("td", { className: "number note", text: cost.count.toLocaleString("en"), parent: row });
     }
   });
@@ -87,7 +87,7 @@ function showPlots(model) {
 
 /** Scores of each class; a click on a heading sorts, a click on a class filters the pictures by it. */
 function classTable(model, app) {
-  const columns = [{ name: "objects", values: model.classObjects }, ...classColumns(model)];
+  const columns = [{ name: "objects", values: model.classObjects, whole: true }, ...classColumns(model)];
   const table = htmlElement("table", { className: "sortable" });
   const head = htmlElement("tr", { parent: htmlElement("thead", { parent: table }) });
   const body = htmlElement("tbody", { parent: table });
@@ -96,8 +96,10 @@ function classTable(model, app) {
     const link = htmlElement("button", { type: "button", className: "link", text: name, title: "Show the pictures of this class" });
     link.addEventListener("click", () => app.showClass(k + 1));
     htmlElement("th", { scope: "row", parent: row }).append(link);
-    for (const { values, signed, whole } of columns)
-      htmlElement("td", { className: "number", text: whole !== undefined || values === model.classObjects ? values[k].toLocaleString("en") : percent(values[k], signed), parent: row });
+    for (const { values, signed, whole } of columns) {
+      const text = whole ? values[k].toLocaleString("en") : percent(values[k], signed);
+      htmlElement("td", { className: "number", text, parent: row });
+    }
     return row;
   });
   const order = { column: -1, falling: false };

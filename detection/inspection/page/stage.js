@@ -7,6 +7,13 @@
 
 const MOST_ZOOM = 40;
 
+/** Pixels that a name takes in the letters of style.css, measured without laying it out. */
+const textLength = (() => {
+  const context = document.createElement("canvas").getContext("2d");
+  context.font = "600 13px system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
+  return (text) => context.measureText(text).width;
+})();
+
 class Stage {
   constructor(model, number, parent, view) {
     this.model = model;
@@ -55,7 +62,8 @@ class Stage {
       for (const side of ["left", "top", "width", "height"]) element.style[side] = `${place[side]}px`;
     this.svg.replaceChildren();
     if (options.objects) this.drawObjects();
-    for (const row of this.rows) this.drawBox(row, options.labels);
+    for (const row of this.rows) this.drawBox(row);
+    if (options.labels && !this.highlighted) this.drawNames();
     if (this.highlighted) this.drawHighlighted();
   }
 
@@ -65,13 +73,23 @@ class Stage {
       svgElement("rect", { ...this.rectangle(boxes, 4 * o), class: "object" }, this.svg);
   }
 
-  drawBox(row, labelled) {
+  drawBox(row) {
     const rectangle = this.rectangle(row.boxes, row.box);
     const dimmed = this.highlighted && this.highlighted !== row ? " dimmed" : "";
-    const kind = className(this.model.kinds[row.kind]);
     svgElement("rect", { ...rectangle, class: `casing${dimmed}` }, this.svg);
-    svgElement("rect", { ...rectangle, class: `line ${kind}${dimmed}` }, this.svg);
-    if (labelled && !dimmed) this.drawName(row, rectangle);
+    svgElement("rect", { ...rectangle, class: `line ${className(this.model.kinds[row.kind])}${dimmed}` }, this.svg);
+  }
+
+  /** Names where there is room, those of the best scores first. Zooming in makes room for more. */
+  drawNames() {
+    const taken = [];
+    for (const row of this.rows.toReversed()) {
+      const name = this.placeName(row);
+      const meets = (other) => name.left < other.right && other.left < name.right && Math.abs(name.y - other.y) < 14;
+      if (taken.some(meets)) continue;
+      taken.push(name);
+      this.drawName(row, name);
+    }
   }
 
   /** The pointed-at box once more on top, with its name, and the object that it was compared with. */
@@ -82,18 +100,24 @@ class Stage {
     const rectangle = this.rectangle(row.boxes, row.box);
     svgElement("rect", { ...rectangle, class: "casing strong" }, this.svg);
     svgElement("rect", { ...rectangle, class: `line strong ${className(this.model.kinds[row.kind])}` }, this.svg);
-    this.drawName(row, rectangle);
+    this.drawName(row, this.placeName(row));
   }
 
-  /** Detections have their names at the upper edge, objects at the lower one, where they mostly overlap less. */
-  drawName(row, { x, y, width, height }) {
+  /** Where a name stands: for detections at the upper edge, for objects at the lower one, where they meet less. */
+  placeName(row) {
+    const { x, y, width, height } = this.rectangle(row.boxes, row.box);
+    const [columns, lines] = [this.element.clientWidth, this.element.clientHeight];
+    const text = this.model.classes[row.label - 1] + (row.score === null ? "" : ` ${row.score.toFixed(2)}`);
+    const length = textLength(text);
     const upper = y > 18 ? y - 4 : y + 14;
-    const lower = y + height < this.element.clientHeight - 18 ? y + height + 14 : y + height - 4;
-    const atEnd = x > this.element.clientWidth * 0.8; // there it grows to the left, to stay inside
-    const place = atEnd ? { x: Math.min(x + width, this.element.clientWidth) - 3, "text-anchor": "end" } : { x: Math.max(x, 0) + 3 };
-    const text = svgElement("text", { ...place, y: row.detection >= 0 ? upper : lower }, this.svg);
-    text.setAttribute("class", className(this.model.kinds[row.kind]));
-    text.textContent = this.model.classes[row.label - 1] + (row.score === null ? "" : ` ${row.score.toFixed(2)}`);
+    const lower = y + height < lines - 18 ? y + height + 14 : y + height - 4;
+    const left = x > 0.8 * columns ? Math.min(x + width, columns) - length - 3 : Math.max(x, 0) + 3;
+    return { text, left, right: left + length, y: row.detection >= 0 ? upper : lower };
+  }
+
+  drawName(row, { text, left, y }) {
+    const kind = className(this.model.kinds[row.kind]);
+    svgElement("text", { x: left, y, class: kind }, this.svg).textContent = text;
   }
 
   rectangle(boxes, box) {
