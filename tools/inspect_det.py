@@ -67,15 +67,24 @@ def inspect(annotations: Any, detections: Any, config: Any, given: Any) -> None:
         raise UserError(f"--data.val {config.data.val}: has no annotations to compare with; predict_det.py draws boxes")
     other = read_detections(given.versus, annotations) if given.versus else None
     intervals, versus_intervals, difference = bootstrapped(detections, other, annotations, config)
-    name = given.detections or given.checkpoint
-    first = Reported(name, detections, score(detections, annotations, config.metric), intervals)
-    versus = other and Reported(given.versus, other, score(other, annotations, config.metric), versus_intervals)
+    first = Reported(
+        short(given.detections or given.checkpoint),
+        detections,
+        score(detections, annotations, config.metric),
+        intervals,
+    )
+    versus = other and Reported(short(given.versus), other, score(other, annotations, config.metric), versus_intervals)
     folder = Path(config.output or unused(Path("runs") / "report"))
     with progress_bar("copying pictures") as show:
         page = write_report(
             folder, annotations, first, versus, difference=difference, images=given.images, progress=show
         )
     print(f"open {page} in a browser; the folder can be sent on as it is")
+
+
+def short(path: str) -> str:
+    """What a result is called in the report: the last two names of its path, as `voc07/detections.json`."""
+    return str(Path(*Path(path).parts[-2:]))
 
 
 def bootstrapped(detections: Any, other: Any, annotations: Any, config: Any) -> tuple[Any, Any, Any]:

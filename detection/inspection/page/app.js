@@ -26,6 +26,7 @@ class App {
   }
 
   slide(number, value) {
+    document.body.classList.add("sliding"); // plain lines in the tiles: dashes and casings take most of a frame
     this.state.scores = this.state.scores.map((former, i) => (i === number ? value : former));
     this.later(false);
   }
@@ -63,6 +64,7 @@ class App {
   }
 
   settle() {
+    document.body.classList.remove("sliding");
     this.render(true);
     this.writeAddress();
   }
@@ -89,6 +91,7 @@ class App {
     const text = location.hash.slice(1);
     if (text === writeState(this.model, this.state)) return;
     clearTimeout(this.settling);
+    document.body.classList.remove("sliding");
     const before = this.state.picture;
     this.state = readState(this.model, text);
     this.render(true);
