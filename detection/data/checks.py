@@ -1,19 +1,9 @@
-"""What is wrong with a data set: file, object, reason; all faults are told together.
+"""What is wrong with a data set: file, object, reason; all faults are told together."""
 
-Letters: ``I`` images of a set, ``S`` images that two sets share.
-"""
-
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from detection.errors import UserError
-
-if TYPE_CHECKING:
-    from detection.data.dataset import Annotations
 
 SHOWN = 20
 """How many faults a message lists before it only counts."""
@@ -42,7 +32,7 @@ def require_clean(faults: Sequence[Fault]) -> None:
     """
     if faults:
         fix = "mend the files, or leave out these objects and unusable images with --data.on_error drop"
-        first = f"{_counted(len(faults), 'fault')} in the annotations; {fix}:"
+        first = f"{counted(len(faults), 'fault')} in the annotations; {fix}:"
         raise UserError("\n".join([first, *_listing(faults)]))
 
 
@@ -55,38 +45,7 @@ def report(faults: Sequence[Fault]) -> list[str]:
         return []
     objects = len({(fault.file, fault.object) for fault in faults if fault.object})
     images = len({fault.file for fault in faults if not fault.object})
-    return [f"left out: {_counted(objects, 'object')} and {_counted(images, 'image')}", *_listing(faults)]
-
-
-def shared_images(train: "Annotations", val: "Annotations") -> np.ndarray:
-    """(S,) int64: indices into `train`, ascending, of the images that are in `val` as well.
-
-    Two images are the same when they are one file, or have one id and lie in one folder. Links are followed for
-    folders, not for the images themselves.
-    """
-    files, names = _identities(val)
-    known, called = set(files), set(names)
-    pairs = zip(*_identities(train), strict=True)
-    return np.array([i for i, (file, name) in enumerate(pairs) if file in known or name in called], np.int64)
-
-
-def overlap_sentence(train: "Annotations", val: "Annotations") -> str:
-    """A warning that names the images of `train` that `val` has too; empty when there is none."""
-    shared = shared_images(train, val)
-    if not len(shared):
-        return ""
-    first = ", ".join(train.image_ids[shared[:3]].tolist()) + (", ..." if len(shared) > 3 else "")
-    what = f"{_counted(len(shared), 'image')} of the training set {'is' if len(shared) == 1 else 'are'}"
-    return f"{what} in the validation set too ({first}): scores will be higher than on images never seen"
-
-
-def _identities(annotations: "Annotations") -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(folder, file name) and (folder, id) of each image; each folder is looked up once, not once an image."""
-    split = [os.path.split(path) for path in annotations.image_paths.tolist()]
-    real = {folder: os.path.realpath(folder) for folder in {folder for folder, _ in split}}
-    ids = annotations.image_ids.tolist()
-    files = [(real[folder], name) for folder, name in split]
-    return files, [(folder, image_id) for (folder, _), image_id in zip(files, ids, strict=True)]
+    return [f"left out: {counted(objects, 'object')} and {counted(images, 'image')}", *_listing(faults)]
 
 
 def _listing(faults: Sequence[Fault]) -> list[str]:
@@ -94,5 +53,6 @@ def _listing(faults: Sequence[Fault]) -> list[str]:
     return [f"  {fault}" for fault in faults[:SHOWN]] + rest
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 object`, `2 objects`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

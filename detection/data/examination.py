@@ -9,8 +9,9 @@ import numpy as np
 
 from detection.config import Config
 from detection.data import read_annotations
-from detection.data.checks import Fault, shared_images
+from detection.data.checks import Fault
 from detection.data.dataset import Annotations
+from detection.data.overlap import shared_images
 from detection.data.pictures import Picture, look_at_pictures
 from detection.data.survey import Survey, survey
 

@@ -22,7 +22,7 @@ from detection.data.dataset import Annotations
 from detection.evaluation.curves import coco_ranking, mean_over_classes, voc_ranking
 from detection.evaluation.detections import Detections
 from detection.evaluation.matching import COCO_RECALLS
-from detection.evaluation.scores import headline_names, voc_names
+from detection.evaluation.names import headline_names, voc_names
 from detection.evaluation.voc import VOC07_RECALLS
 
 

@@ -12,22 +12,11 @@ from detection.config import MetricSettings, VOCMetricSettings
 from detection.data.dataset import Annotations
 from detection.evaluation.coco import COCOScores, coco_scores
 from detection.evaluation.detections import Detections
+from detection.evaluation.names import COCO_HEADLINE, voc_names
 from detection.evaluation.tables import class_table, coco_table
 from detection.evaluation.voc import VOCScores, voc_scores
 
 APName = Literal["area", "11point", "both"]
-
-COCO_HEADLINE = ("COCO AP", "COCO AP50", "COCO AP75")
-"""Which of COCO's 12 numbers stand in the headline."""
-
-_KINDS = {"area": "VOC area", "11point": "VOC07 11-point"}
-_CHOICES = {
-    "inclusive": "",
-    "continuous": "continuous coordinates",
-    "ignore": "",
-    "drop": "difficult left out",
-    "count": "difficult counted",
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Scores:
     def headline(self) -> dict[str, float]:
         """The means that a detector is compared by, in [0, 1]; NaN when there was nothing to find.
 
-        They are those that :func:`headline_names` names for the same settings.
+        They are those that :func:`detection.evaluation.names.headline_names` gives for the same settings.
         """
         means = {"area": self.voc.mean_area, "11point": self.voc.mean_11point}
         chosen = {name: means[kind] for kind, name in self._voc_names("mAP").items()}
@@ -85,23 +74,3 @@ def score(detections: Detections, annotations: Annotations, settings: MetricSett
         coco=coco_scores(detections, annotations, settings.coco_engine),
         voc_ap=voc.ap,
     )
-
-
-def headline_names(settings: MetricSettings) -> tuple[str, ...]:
-    """The keys of :meth:`Scores.headline` for scores by these settings: COCO's three, then the chosen VOC means."""
-    return COCO_HEADLINE + tuple(voc_names("mAP", settings.voc).values())
-
-
-def voc_names(number: str, settings: VOCMetricSettings) -> dict[str, str]:
-    """Full name of a VOC number by kind of AP, as {"area": "VOC area mAP@0.5"}, for the kinds that are shown.
-
-    Choices other than the devkit's are told in brackets: "VOC area mAP@0.5 (continuous coordinates)".
-
-    Args:
-        number: "AP" of a class or "mAP", their mean.
-        settings: the protocol.
-    """
-    chosen = tuple(_KINDS) if settings.ap == "both" else (settings.ap,)
-    words = ", ".join(filter(None, (_CHOICES[settings.pixels], _CHOICES[settings.difficult])))
-    suffix = f" ({words})" if words else ""
-    return {kind: f"{_KINDS[kind]} {number}@{settings.iou:g}{suffix}" for kind in chosen}

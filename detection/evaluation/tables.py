@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from detection.evaluation.bootstrap import Intervals
 from detection.evaluation.coco import SUMMARY, COCOScores
+from detection.evaluation.costs import ErrorCost
 from detection.evaluation.voc import VOCScores
-
-if TYPE_CHECKING:  # they name their numbers as scores.py does, which shows them by this module
-    from detection.evaluation.bootstrap import Intervals
-    from detection.evaluation.costs import ErrorCost
 
 _PIXELS = {"inclusive": "inclusive pixels", "continuous": "continuous coordinates"}
 _DIFFICULT = {
@@ -79,7 +77,7 @@ def class_table(
     return table
 
 
-def interval_table(intervals: "Intervals", name: str = "first", versus: str = "second") -> Table:
+def interval_table(intervals: Intervals, name: str = "first", versus: str = "second") -> Table:
     """The headline's numbers in percent with their 95 % intervals; of two detectors also the paired difference.
 
     Args:
@@ -110,7 +108,7 @@ def interval_table(intervals: "Intervals", name: str = "first", versus: str = "s
     return table
 
 
-def error_table(costs: Mapping[str, "ErrorCost"]) -> Table:
+def error_table(costs: Mapping[str, ErrorCost]) -> Table:
     """How many errors there are of each kind, and what AP50 would gain, in points, if there were none."""
     table = _table("Errors: what keeps COCO AP50 down", "kinds and gains as TIDE defines them (arXiv 2008.08115)")
     table.add_column("error", no_wrap=True)

@@ -18,7 +18,8 @@ from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.costs import error_costs
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import Errors, find_errors
-from detection.evaluation.scores import Scores, voc_names
+from detection.evaluation.names import voc_names
+from detection.evaluation.scores import Scores
 from detection.files import replacing
 from detection.inspection.page_data import (
     SIZES,

@@ -13,9 +13,10 @@ from rich.table import Table
 from detection import checkpoint, distributed
 from detection.config import Config, from_dict, overlay, to_dict
 from detection.data import class_names, read_annotations
-from detection.data.checks import overlap_sentence, report, require_clean
+from detection.data.checks import report, require_clean
 from detection.data.dataset import Annotations, for_training
 from detection.data.loader import DetectionDataset, TrainingBatches
+from detection.data.overlap import overlap_sentence
 from detection.data.transforms import TrainTransform
 from detection.errors import UserError
 from detection.evaluation.detections import Detections

@@ -7,7 +7,8 @@ import pytest
 from detection.config import MetricSettings, VOCMetricSettings
 from detection.errors import UserError
 from detection.evaluation.coco import SUMMARY, coco_scores
-from detection.evaluation.scores import headline_names, score
+from detection.evaluation.names import headline_names
+from detection.evaluation.scores import score
 from detection.evaluation.tables import plain_text
 from detection.evaluation.voc import voc_scores
 

@@ -1,0 +1,35 @@
+"""What scores are called: every number carries the name of its protocol."""
+
+from detection.config import MetricSettings, VOCMetricSettings
+
+COCO_HEADLINE = ("COCO AP", "COCO AP50", "COCO AP75")
+"""Which of COCO's 12 numbers stand in the headline."""
+
+_KINDS = {"area": "VOC area", "11point": "VOC07 11-point"}
+_CHOICES = {
+    "inclusive": "",
+    "continuous": "continuous coordinates",
+    "ignore": "",
+    "drop": "difficult left out",
+    "count": "difficult counted",
+}
+
+
+def headline_names(settings: MetricSettings) -> tuple[str, ...]:
+    """The keys of :meth:`Scores.headline` for scores by these settings: COCO's three, then the chosen VOC means."""
+    return COCO_HEADLINE + tuple(voc_names("mAP", settings.voc).values())
+
+
+def voc_names(number: str, settings: VOCMetricSettings) -> dict[str, str]:
+    """Full name of a VOC number by kind of AP, as {"area": "VOC area mAP@0.5"}, for the kinds that are shown.
+
+    Choices other than the devkit's are told in brackets: "VOC area mAP@0.5 (continuous coordinates)".
+
+    Args:
+        number: "AP" of a class or "mAP", their mean.
+        settings: the protocol.
+    """
+    chosen = tuple(_KINDS) if settings.ap == "both" else (settings.ap,)
+    words = ", ".join(filter(None, (_CHOICES[settings.pixels], _CHOICES[settings.difficult])))
+    suffix = f" ({words})" if words else ""
+    return {kind: f"{_KINDS[kind]} {number}@{settings.iou:g}{suffix}" for kind in chosen}
