@@ -5,6 +5,7 @@ Worker processes that are forked share flat arrays, of which a list of dictionar
 object; to workers that are started afresh each array is pickled in one piece.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from detection.errors import UserError
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is missing, is no image, or is not a sound one."""
+
+PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
+"""Image ids that lose nothing as numbers; VOC's "000017" would lose its zeros."""
 
 
 @dataclass
@@ -65,6 +69,11 @@ class Annotations:
     def own_category_ids(self) -> tuple[int, ...]:
         """The K ids that stand for the classes in files."""
         return self.category_ids or tuple(range(1, len(self.class_names) + 1))
+
+    def json_ids(self) -> list[int] | list[str]:
+        """The I image ids as a COCO file holds them: numbers if all of them are plain ones, otherwise text."""
+        ids = self.image_ids.tolist()
+        return [int(image_id) for image_id in ids] if all(map(PLAIN_NUMBER.fullmatch, ids)) else ids
 
     @property
     def image_of_object(self) -> np.ndarray:

@@ -5,7 +5,6 @@ Letters: ``I`` images, ``M`` objects of all images.
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,9 +14,6 @@ import numpy as np
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 from detection.files import replacing
-
-PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
-"""Image ids that lose nothing as numbers; VOC's "000017" would lose its zeros."""
 
 
 def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | None = None) -> Path:
@@ -57,12 +53,6 @@ def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | No
     return Path(folder)
 
 
-def json_ids(annotations: Annotations) -> list[int] | list[str]:
-    """(I,) the image ids as a COCO file holds them: numbers if all of them are plain ones, otherwise text."""
-    ids = annotations.image_ids.tolist()
-    return [int(image_id) for image_id in ids] if all(map(PLAIN_NUMBER.fullmatch, ids)) else ids
-
-
 def _first_repeated(ids: list[str]) -> str | None:
     seen: set[str] = set()
     return next((image_id for image_id in ids if image_id in seen or seen.add(image_id)), None)
@@ -75,7 +65,7 @@ def _write_lines(file: TextIO, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _images(annotations: Annotations, kept: np.ndarray, folder: str) -> Iterator[dict[str, Any]]:
-    ids = json_ids(annotations)
+    ids = annotations.json_ids()
     for index in kept.tolist():
         name = os.path.relpath(annotations.image_paths[index], folder).replace(os.sep, "/")
         rows, columns = annotations.sizes[index].tolist()
@@ -83,7 +73,7 @@ def _images(annotations: Annotations, kept: np.ndarray, folder: str) -> Iterator
 
 
 def _objects(annotations: Annotations, kept: np.ndarray) -> Iterator[dict[str, Any]]:
-    ids, categories = json_ids(annotations), annotations.own_category_ids()
+    ids, categories = annotations.json_ids(), annotations.own_category_ids()
     starts, lengths = annotations.boxes[:, :2], annotations.boxes[:, 2:] - annotations.boxes[:, :2]
     number = 0
     for index in kept.tolist():

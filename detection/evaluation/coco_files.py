@@ -5,7 +5,6 @@ Letters: ``D`` detections, ``I`` images, ``K`` classes.
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detection.data.dataset import Annotations
+from detection.data.dataset import PLAIN_NUMBER, Annotations
 from detection.errors import UserError
 from detection.evaluation.columns import (
     Columns,
@@ -29,8 +28,6 @@ from detection.evaluation.columns import (
 from detection.files import replacing
 
 _ROWS_AT_ONCE = 10_000
-_PLAIN = re.compile("0|[1-9][0-9]*")
-"""An id that is the same as a number and as text; "000017" would lose its zeros."""
 
 _OVERHANG = 0.1
 """Share of the image's side by which a box may stick out. Detectors clip their boxes, or stick out a little."""
@@ -75,7 +72,7 @@ def _lines(columns: Columns, annotations: Annotations) -> Iterator[list[str]]:
     digits = (9, 9, 12, 12) if columns.boxes.dtype == np.float32 else (17,) * 4
     bbox = ",".join(f"%.{count}g" for count in digits)
     line = f'{{"image_id":%s,"category_id":%d,"bbox":[{bbox}],"score":%r}}'
-    ids = [json.dumps(image_id) for image_id in _json_ids(annotations)]
+    ids = [json.dumps(image_id) for image_id in annotations.json_ids()]
     categories = np.array(annotations.own_category_ids(), np.int64)
     for start in range(0, len(columns.scores), _ROWS_AT_ONCE):
         part = Columns(*(column[start : start + _ROWS_AT_ONCE] for column in columns))
@@ -84,11 +81,6 @@ def _lines(columns: Columns, annotations: Annotations) -> Iterator[list[str]]:
         images = (ids[index] for index in part.image_indices.tolist())
         rows = zip(images, categories[part.labels - 1].tolist(), *numbers.T.tolist(), strict=True)
         yield [line % row for row in rows]
-
-
-def _json_ids(annotations: Annotations) -> list[int] | list[str]:
-    ids = annotations.image_ids.tolist()
-    return [int(image_id) for image_id in ids] if all(map(_PLAIN.fullmatch, ids)) else ids
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -148,7 +140,7 @@ def _is_number(value: Any) -> bool:
 
 def _image_indices(path: Path, ids: list[int | str], annotations: Annotations) -> np.ndarray:
     images = images_by_id(path, annotations)
-    images |= {int(image_id): index for image_id, index in images.items() if _PLAIN.fullmatch(image_id)}
+    images |= {int(image_id): index for image_id, index in images.items() if PLAIN_NUMBER.fullmatch(image_id)}
     indices = look_up(images, ids)
     for number in first(indices < 0):
         missing = f"image_id {ids[number]!r} is not in the data set"
