@@ -7,6 +7,7 @@ Values come from three places, the later winning: the defaults in :mod:`detectio
 
 import argparse
 import difflib
+import errno
 import os
 import re
 import sys
@@ -90,8 +91,8 @@ def parse_for(
 def run_tool(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a tool's `main` on the command line and end the process.
 
-    The exit status is 0, 2 after a user's mistake (with its sentence on stderr), 130 after Ctrl-C, and 141 when the
-    reader of a pipe has gone (128 + the signal's number, as shells count).
+    The exit status is 0, 2 after a user's mistake or when nothing can be printed (with a sentence on stderr), 130 after
+    Ctrl-C, and 141 when the reader of a pipe has gone (128 + the signal's number, as shells count).
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
     program = Path(sys.argv[0]).name
@@ -106,6 +107,11 @@ def run_tool(main: Callable[[list[str]], None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own last flush
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_complain(f"{program}: error: output cannot be written ({error.strerror}); make room on the disk", 2))
     sys.exit(0)
 
 
@@ -133,7 +139,10 @@ def _given(
     given = Namespace(config=values.pop("config", []), **{name: values.pop(name, own[name]) for name in own})
     settings: dict[str, Any] = {}
     for file in given.config:
-        settings = overlay(settings, _read_recipe(Path(file)))
+        recipe = _read_recipe(Path(file))
+        if groups:
+            recipe.pop("output", None)  # the folder of the run that the recipe is from is not this tool's
+        settings = overlay(settings, recipe)
     return given, overlay(settings, _plain(values, "--{}"))
 
 

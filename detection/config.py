@@ -158,7 +158,7 @@ class DataSettings:
     val: str = "2007/test"
     """Set that is scored during training and by the tools; the same form."""
     classes: tuple[str, ...] = ()
-    """Class names in the order of their labels; none: the 20 VOC classes in a devkit, otherwise found by reading."""
+    """Class names in the order of their labels, others are left out; none: VOC's 20 in a devkit, else those found."""
     difficult: Literal["ignore", "use", "drop"] = "ignore"
     """Difficult (COCO: crowd) boxes in training: neither target nor background, ordinary targets, or left out."""
     empty: Literal["keep", "drop"] = "keep"

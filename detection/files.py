@@ -25,10 +25,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free disk space or choose another --output"
+            f"{path}: cannot be written ({error.strerror or error}); make room, or name a place that can be written to"
         ) from error
     finally:
         _remove(temporary)
+
+
+def require_writable(folder: Path) -> Path:
+    """The folder itself; a place that cannot be written to is told before anything is computed. Makes nothing.
+
+    Raises:
+        UserError: the folder, or the nearest one above it that exists, is a file or may not be written to.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{folder}: {existing} is no folder that can be written to; choose another place")
+    return folder
 
 
 def unused(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import math
 from functools import reduce
 from typing import Any
 
-from detection.config import Config
+from detection.config import Config, DataSettings
 from detection.errors import UserError
 
 INFINITY = math.inf
@@ -172,5 +172,9 @@ def _check_rest(config: Config) -> None:
         raise UserError(f"data.max_size {data.max_size} is below data.min_size {max(data.min_size)}: raise it")
     if data.test_max_size < data.test_min_size:
         raise UserError(f"data.test_max_size {data.test_max_size} is below data.test_min_size: raise it")
+    if data.format == "shapes" and data.root == DataSettings.root:
+        raise UserError(
+            f"data.root {data.root} is the place of PASCAL VOC: name another folder for the built-in shapes"
+        )
     if train.precision == "fp16" and config.device == "cpu":
         raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32")

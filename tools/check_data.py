@@ -7,7 +7,6 @@ summary of classes, boxes and anchors (those of the recipe) do not.
 import json
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection.command_line import parse_for, run_tool
@@ -87,8 +86,7 @@ def write_clean(path: str, found: "Examined", role: str) -> str:
     """Write the COCO file; says how to use it."""
     from detection.data.write_coco import write_coco
 
-    folder = write_coco(path, found.annotations, found.is_sound)
-    spec = shlex.quote(f"{folder}={Path(path).resolve()}")
+    spec = shlex.quote(write_coco(path, found.annotations, found.is_sound))
     count = f"{int(found.is_sound.sum()):,} images without faults"
     return f"{path}: {count}; read it by --data.format coco --data.{role} {spec}"
 

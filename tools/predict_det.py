@@ -16,13 +16,17 @@ ARGUMENTS = {
         "help": "Lowest score that is drawn; detections.json holds everything above test.score_threshold",
     },
 }
+GROUPS = (
+    *("data.test_min_size", "data.test_max_size", "test", "device", "output"),
+    *("train.precision", "train.channels_last"),
+)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 """Files of a folder that are taken for pictures."""
 
 
 def main(argv: list[str]) -> None:
     """Parse first: torch takes seconds to import."""
-    given, settings = parse_over_checkpoint("predict_det.py", __doc__, argv, ARGUMENTS)
+    given, settings = parse_over_checkpoint("predict_det.py", __doc__, argv, ARGUMENTS, GROUPS)
     pictures = find_pictures([Path(path) for path in given.input])
     from detection import load_detector
     from detection.files import unused

@@ -2,12 +2,19 @@
 
 import dataclasses
 import json
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from detection.command_line import parse_for, run_tool
 from detection.config import Config
 from detection.errors import UserError
+
+if TYPE_CHECKING:
+    from detection.data.dataset import Annotations
+    from detection.evaluation.bootstrap import Intervals
+    from detection.evaluation.detections import Detections
+    from detection.inspection.results import Judged
 
 ARGUMENTS = {
     "--detections": {
@@ -29,135 +36,123 @@ GROUPS = (
 )
 
 
-class Judged(NamedTuple):
-    """All that is known about one result; `record` is what ``--json`` holds of it."""
-
-    scores: Any
-    costs: Any
-    record: dict[str, Any]
-
-
 def main(argv: list[str]) -> None:
     """Read, score, print; then write what was asked for."""
     given, config = parse_for("score_det.py", __doc__, argv, ARGUMENTS, GROUPS)
-    from detection.evaluation.result_files import read_detections
+    from detection.evaluation.names import result_names
+    from detection.evaluation.result_files import read_detections, write_server_archive
+    from detection.files import require_writable
 
+    for place in filter(None, [config.output, given.archive, str(Path(given.json).parent)]):
+        require_writable(Path(place))
     annotations = read_set(config)
-    paths = [path for path in (given.detections, given.versus) if path]
+    paths = [given.detections, *filter(None, [given.versus])]
     results = [read_detections(path, annotations) for path in paths]
     if given.archive:
-        write_archive(Path(given.archive), results[0], annotations, config)
+        archive = write_server_archive(given.archive, results[0], annotations, config.data)
+        print(f"for the evaluation server: {archive}")
     if annotations.annotated:
-        score_all(paths, results, annotations, config, given.json)
+        record = score_all(dict(zip(result_names(paths), results, strict=True)), annotations, config)
+        if given.json:
+            write_json(Path(given.json), {"protocol": protocol(annotations, config), **record})
     elif not given.archive:
         raise UserError(f"--data.val {config.data.val}: has no annotations to score against; --archive FOLDER packs it")
 
 
-def read_set(config: Config) -> Any:
-    """The set `data.val`; says what was left out because of faults."""
+def read_set(config: Config) -> "Annotations":
+    """The set `data.val`, for which no picture is needed; says what was left out because of faults."""
     from detection.data import read_annotations
     from detection.data.checks import report
 
-    annotations = read_annotations(config.data, config.data.val)
+    annotations = read_annotations(config.data, config.data.val, pictures=False)
     for line in report(annotations.dropped):
         print(line)
     return annotations
 
 
-def write_archive(folder: Path, detections: Any, annotations: Any, config: Config) -> None:
-    """The file for the evaluation server, read back and compared."""
-    from detection.evaluation.result_files import write_server_archive
+def score_all(results: "dict[str, Detections]", annotations: "Annotations", config: Config) -> dict[str, Any]:
+    """Scores, errors and intervals of one result or two, by name: printed, drawn, and returned for ``--json``."""
+    from detection.console import Console
+    from detection.evaluation.tables import interval_table
+    from detection.inspection.results import Judged, intervals_of
 
-    print(f"for the evaluation server: {write_server_archive(folder, detections, annotations, config.data)}")
+    record: dict[str, Any] = {"results": []}
+    for number, (name, detections) in enumerate(results.items()):
+        judged = Judged.of(detections, annotations, config)
+        record["results"].append({"name": name} | show(judged, annotations, name if len(results) > 1 else ""))
+        if config.output:
+            draw(Path(config.output) / ("plots", "plots_versus")[number], judged, annotations)
+    if config.metric.bootstrap or len(results) > 1:
+        intervals = intervals_of(list(results.values()), annotations, config)
+        Console().print(interval_table(intervals, *results))
+        record |= interval_record(intervals)
+    return record
 
 
-def score_all(paths: list[str], results: list[Any], annotations: Any, config: Config, json_path: str) -> None:
-    """Scores, intervals and errors of one result or two: printed, and written where asked."""
-    from rich.console import Console
+def show(judged: "Judged", annotations: "Annotations", name: str) -> dict[str, Any]:
+    """Print one result under its name; returns every number of it."""
+    from detection.console import Console
+    from detection.evaluation.diagnostics import diagnose
+    from detection.evaluation.tables import diagnostic_tables
 
-    from detection.evaluation.tables import error_table, interval_table
-
-    judged = [judge(path, found, annotations, config) for path, found in zip(paths, results, strict=True)]
-    console, first = Console(), judged[0]
-    for table in (*first.scores.tables(annotations.class_names), error_table(first.costs)):
+    console, names = Console(), annotations.class_names
+    diagnostics = diagnose(judged.detections, annotations)
+    if name:
+        console.rule(name)
+    for table in (*judged.tables(names), *diagnostic_tables(diagnostics, names)):
         console.print(table)
-    record = {"protocol": protocol(annotations, config), "results": [one.record for one in judged]}
-    if config.metric.bootstrap:
-        intervals = bootstrapped(results, annotations, config)
-        console.print(interval_table(intervals, *(paths if len(paths) > 1 else ("value",))))
-        record["intervals"] = dataclasses.asdict(intervals)
-    if json_path:
-        write_json(Path(json_path), record)
-    if config.output:
-        draw(Path(config.output) / "plots", results[0], annotations)
-
-
-def judge(path: str, detections: Any, annotations: Any, config: Config) -> Judged:
-    """Both protocols' scores, and what each kind of error costs."""
-    from detection.evaluation.costs import error_costs
-    from detection.evaluation.errors import find_errors
-    from detection.evaluation.scores import score
-
-    scores = score(detections, annotations, config.metric)
-    costs = error_costs(detections, annotations, find_errors(detections, annotations))
-    record = {
-        "file": path,
-        "detections": len(detections),
-        "scores": scores.record(annotations.class_names),
-        "errors at IoU 0.5": {kind: dataclasses.asdict(cost) for kind, cost in costs.items()},
+    return {
+        "detections": len(judged.detections),
+        "scores": judged.scores.record(()),
+        "classes": judged.scores.classes(names),
+        "errors at IoU 0.5": {
+            kind: {"count": cost.count, "COCO AP50 gained": cost.ap50} for kind, cost in judged.costs.items()
+        },
+        **diagnostics.record(names),
     }
-    return Judged(scores, costs, record)
 
 
-def bootstrapped(results: list[Any], annotations: Any, config: Config) -> Any:
-    """The 95 % intervals, with a bar while they are computed."""
-    from detection.evaluation.bootstrap import bootstrap
-    from detection.progress import progress_bar
+def draw(folder: Path, judged: "Judged", annotations: "Annotations") -> None:
+    """The plots of errors, confusion, precision and recall."""
+    from detection.inspection.plots import write_plots
 
-    first, other = [*results, None][:2]
-    with progress_bar("resampling images") as show:
-        return bootstrap(first, annotations, config.metric, config.seed, other, show)
+    stems = write_plots(folder, judged.detections, annotations, judged.errors, judged.costs)
+    print(f"{', '.join(stems)} are in {folder}, each as PNG and SVG")
 
 
-def protocol(annotations: Any, config: Config) -> dict[str, Any]:
+def interval_record(intervals: "Intervals") -> dict[str, Any]:
+    """The intervals for ``--json``; those of a comparison only where there is one."""
+    parts = {"intervals": intervals.scores, "intervals of versus": intervals.versus, "difference": intervals.difference}
+    return {
+        name: {number: dataclasses.asdict(interval) for number, interval in part.items()}
+        for name, part in parts.items()
+        if part
+    }
+
+
+def protocol(annotations: "Annotations", config: Config) -> dict[str, Any]:
     """What the numbers were measured on, and how."""
     data, metric = config.data, config.metric
+    interval = "2.5 and 97.5 % of resampled images, moved so that they are centred on the score"
     return {
         "data": {"format": data.format, "root": data.root, "set": data.val},
         "images": len(annotations),
         "objects": int((~annotations.ignore).sum()),
         "difficult or crowd": int(annotations.ignore.sum()),
         "PASCAL VOC": dataclasses.asdict(metric.voc),
-        "COCO": {"engine": metric.coco_engine},
-        "bootstrap": {"resamples": metric.bootstrap, "seed": config.seed, "interval": "2.5 % to 97.5 %"},
+        "COCO": {"engine": metric.coco_engine, "version": version(metric.coco_engine)},
+        "bootstrap": {"resamples": metric.bootstrap, "seed": config.seed, "interval": interval},
     }
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """NaN, which JSON does not have, is written as null."""
     from detection.files import replacing
+    from detection.plain import plain
 
     with replacing(path) as file:
-        file.write_text(json.dumps(without_nan(record), indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(plain(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"every number, unrounded, is in {path}")
-
-
-def draw(folder: Path, detections: Any, annotations: Any) -> None:
-    """The plots of errors, confusion, precision and recall."""
-    from detection.evaluation.errors import find_errors
-    from detection.inspection.plots import write_plots
-
-    stems = write_plots(folder, detections, annotations, find_errors(detections, annotations))
-    print(f"{', '.join(stems)} are in {folder}, each as PNG and SVG")
-
-
-def without_nan(value: Any) -> Any:
-    """The value with None in place of every NaN inside."""
-    if isinstance(value, dict):
-        return {name: without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""Reader of data in COCO's format: the official layout, or any such file.
-
-The official layout is ``annotations/instances_train2017.json`` beside the folder ``train2017``, and the set is called
-"train2017"; sets without annotations have an ``image_info_test-dev2017.json`` instead. Any other file is called
-"IMAGES_DIR=FILE.json", both relative to the root. A union is joined by "+".
+"""Reader of data in COCO's format: the official layout, or any such file (see `detection.data.coco_sets`).
 
 Letters: ``I`` images, ``M`` annotations of a file, ``K`` classes. Categories keep their own ids (1..90 with gaps) in
 `Annotations.category_ids`; labels are 1..K.
@@ -13,38 +9,28 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from detection.data.box_forms import boxes_from_coco
 from detection.data.checks import Fault, require_clean
-from detection.data.coco_file import Annotation, Categories, File, Image, category_table, decode
+from detection.data.coco_file import Annotation, Categories, File, Image, Scalar, category_table, decode
+from detection.data.coco_sets import Listing, Place, open_set, place_of, split_union
 from detection.data.dataset import Annotations, concatenate
 from detection.errors import UserError
-
-SOURCE = (
-    "COCO comes as archives from images.cocodataset.org (zips/train2017.zip, zips/val2017.zip and "
-    "annotations/annotations_trainval2017.zip; the same with 2014), unpacked into one folder"
-)
-
-IMAGE_FOLDERS = {
-    "minival2014": "val2014",
-    "valminusminival2014": "val2014",
-    "test-dev2015": "test2015",
-    "test-dev2017": "test2017",
-}
-"""Where the images of a set are when they are not in a folder of its own name."""
-
-_KINDS = ("instances", "image_info")
-"""How the official files' names begin: of sets with annotations, and of those without."""
 
 _ELSEWHERE, _LEFT_OUT = -2, -1
 """Instead of an index: the image is not in the file, or it is unusable."""
 _UNKNOWN, _NOT_CHOSEN = -1, 0
 """Instead of a label: the category is not in the file, or it is none of the classes."""
+_NO_BOX = (float("nan"),) * 4
+_NUMBER_OR_NONE = frozenset((float, type(None)))
 
 
-def read_coco(root: str | Path, sets: str, classes: Sequence[str] = (), on_error: str = "fail") -> Annotations:
+def read_coco(
+    root: str | Path, sets: str, classes: Sequence[str] = (), on_error: str = "fail", pictures: bool = True
+) -> Annotations:
     """Reads one or more sets; every fault in them is found before anything else happens.
 
     Args:
@@ -54,23 +40,24 @@ def read_coco(root: str | Path, sets: str, classes: Sequence[str] = (), on_error
             of :func:`find_classes` for these sets alone.
         on_error: "fail" stops on faults. "drop" leaves out the object, or the image when it is unusable, and hands
             the faults back in `Annotations.dropped`.
+        pictures: whether the images must be there.
 
     Returns:
         The images of each file by ascending id, one file after another. A set whose file has no "annotations" is not
-        annotated.
+        annotated. An object without an area (or with NaN for it) has that of its box.
 
     Raises:
         UserError: a file or folder is missing, a file is not in COCO's format, an image is named twice, there are
             faults and `on_error` is "fail", or a set without annotations is to be joined with annotated ones.
     """
-    places = [_open_set(Path(root), spec.strip()) for spec in sets.split("+")]
+    places = [open_set(Path(root), spec, pictures) for spec in split_union(sets)]
     names = tuple(classes) or find_classes(root, (sets,))
     tables, parts = [], []
     for place in places:
         content = decode(place.file, File)
         tables.append(category_table(content, place.file))
         _require_known(names, tables[-1], place.file)
-        parts.append(_SetReader(place, content, names, tables[-1]).read())
+        parts.append(_SetReader(place, content, names, tables[-1], pictures).read())
         del content  # hundreds of megabytes, not to be held beside those of the next file
     if len(parts) > 1:
         _require_once(places, parts)
@@ -90,50 +77,15 @@ def find_classes(root: str | Path, sets: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UserError: no set exists, or no file lists a category.
     """
-    specs = dict.fromkeys(part.strip() for spec in sets for part in spec.split("+"))
-    places = [place for place in (_place(Path(root), spec) for spec in specs) if place.file.is_file()]
+    specs = dict.fromkeys(part for spec in sets for part in split_union(spec))
+    places = [place for place in (place_of(Path(root), spec) for spec in specs) if place.file.is_file()]
     if not places:
-        _open_set(Path(root), list(specs)[-1])  # says what is missing
+        open_set(Path(root), list(specs)[-1])  # says what is missing
     found = _ids_by_name(category_table(decode(place.file, Categories), place.file) for place in places)
     if not found:
         files = ", ".join(str(place.file) for place in places)
         raise UserError(f"{files}: no categories to take class names from; give them by --data.classes")
     return tuple(sorted(found, key=found.__getitem__))
-
-
-class _Place(NamedTuple):
-    """One set on disk."""
-
-    file: Path
-    folder: Path
-    """Where its images are."""
-
-
-def _place(root: Path, spec: str) -> _Place:
-    folder, is_pair, file = (part.strip() for part in spec.rpartition("="))
-    if is_pair:
-        return _Place(root / file, root / folder)
-    files = [root / "annotations" / f"{kind}_{spec}.json" for kind in _KINDS]
-    return _Place(files[1] if files[1].is_file() else files[0], root / IMAGE_FOLDERS.get(spec, spec))
-
-
-def _open_set(root: Path, spec: str) -> _Place:
-    place = _place(root, spec)
-    if not place.file.is_file():
-        raise UserError(_what_is_missing(root, spec, place.file))
-    if not place.folder.is_dir():
-        hint = f"put the images of {place.file} there; {SOURCE}"
-        raise UserError(f"--data.root {root}: no folder {place.folder} for the set {spec}; {hint}")
-    return place
-
-
-def _what_is_missing(root: Path, spec: str, file: Path) -> str:
-    if not root.is_dir():
-        return f"--data.root {root}: no such folder (looked for {file}); {SOURCE}"
-    files = [(kind, path.stem) for kind in _KINDS for path in (root / "annotations").glob(f"{kind}_*.json")]
-    available = sorted(stem.removeprefix(f"{kind}_") for kind, stem in files)
-    there = f"the sets there are {', '.join(available)}" if available else f"no set is there at all; {SOURCE}"
-    return f"--data.root {root}: no set {spec} (looked for {file}); {there}; any other file is IMAGES_DIR=FILE.json"
 
 
 def _require_known(names: Sequence[str], table: Mapping[str, int], file: Path) -> None:
@@ -168,7 +120,7 @@ def _own_ids(names: Sequence[str], tables: Sequence[Mapping[str, int]]) -> tuple
     return tuple(ids)
 
 
-def _require_once(places: Sequence[_Place], parts: Sequence[Annotations]) -> None:
+def _require_once(places: Sequence[Place], parts: Sequence[Annotations]) -> None:
     """Raises a UserError when sets that are joined have an image in common."""
     named: dict[str, Path] = {}
     for place, part in zip(places, parts, strict=True):
@@ -188,7 +140,7 @@ class _Columns(NamedTuple):
     labels: np.ndarray
     """(M,) int64: 1..K, `_NOT_CHOSEN` or `_UNKNOWN`."""
     values: np.ndarray
-    """(M, 4) float64: x, y, width, height as in the file; what is no number is NaN."""
+    """(M, 4) float64: x, y, width, height as in the file; NaN unless these are four values, and for what is null."""
     areas: np.ndarray
     """(M,) float64; NaN where the file has none."""
     crowds: np.ndarray
@@ -198,74 +150,77 @@ class _Columns(NamedTuple):
 class _SetReader:
     """Reads one set: keeps what is sound and collects the faults of the rest."""
 
-    def __init__(self, place: _Place, content: File, names: Sequence[str], table: Mapping[str, int]) -> None:
+    def __init__(
+        self, place: Place, content: File, names: Sequence[str], table: Mapping[str, int], pictures: bool
+    ) -> None:
         self._place = place
         self._content = content
         self._names = tuple(names)
+        self._listing = Listing(place.folder) if pictures else None
         label = {name: number for number, name in enumerate(names, start=1)}
-        self._label = {own: label.get(name, _NOT_CHOSEN) for name, own in table.items()}
-        self._category = {own: name for name, own in table.items()}
+        self._label: dict[Scalar, int] = {own: label.get(name, _NOT_CHOSEN) for name, own in table.items()}
+        self._category: dict[Scalar, str] = {own: name for name, own in table.items()}
         self._faults: list[Fault] = []
 
     def read(self) -> Annotations:
         images = self._sound_images()
-        sizes = np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2)
-        folder = str(self._place.folder)
-        columns = self._columns(images)
-        kept = columns.images >= 0
-        kept &= (columns.labels > 0) & ~self._faulty(columns, sizes)
+        ids, folder = [str(image.id) for image, _ in images], str(self._place.folder)
+        sizes = np.array([(image.height, image.width) for image, _ in images], np.int32).reshape(-1, 2)
+        columns = self._columns(ids)
+        kept = (columns.images >= 0) & (columns.labels > 0) & ~self._faulty(columns, sizes)
         order = np.flatnonzero(kept)[np.argsort(columns.images[kept], kind="stable")]
-        index, values = columns.images[order], columns.values[order]
-        corners = np.concatenate([values[:, :2], values[:, :2] + values[:, 2:]], axis=1)
-        areas = columns.areas[order]
+        values, areas = columns.values[order], columns.areas[order]
         return Annotations(
             class_names=self._names,
-            image_ids=np.array([str(image.id) for image in images], dtype=np.str_),
-            image_paths=np.array([os.path.join(folder, image.file_name) for image in images], dtype=np.str_),
+            image_ids=np.array(ids, dtype=np.str_),
+            image_paths=np.array([os.path.join(folder, path) for _, path in images], dtype=np.str_),
             sizes=sizes,
-            offsets=np.searchsorted(index, np.arange(len(images) + 1)).astype(np.int64),
-            boxes=np.clip(corners, 0, sizes[index][:, [1, 0, 1, 0]]),
+            offsets=np.searchsorted(columns.images[order], np.arange(len(images) + 1)).astype(np.int64),
+            boxes=boxes_from_coco(values),
             labels=columns.labels[order],
             ignore=columns.crowds[order],
             areas=np.where(np.isnan(areas), values[:, 2] * values[:, 3], areas),
             annotated=self._content.annotations is not None,
             dropped=tuple(self._faults),
+            left_out=frozenset(str(image.id) for image in self._content.images) - frozenset(ids),
         )
 
-    def _sound_images(self) -> list[Image]:
-        """The usable images by ascending id: COCO's protocol breaks ties of scores in this order."""
-        owners: dict[str, Image] = {}
-        names: dict[str, Image] = {}
+    def _sound_images(self) -> list[tuple[Image, str]]:
+        """The usable images with their files, by ascending id: COCO's protocol breaks ties of scores in this order."""
+        listed = [(image, os.path.normpath(image.file_name)) for image in self._content.images]
+        owners: dict[str, str] = {}
+        first: dict[str, Image] = {}
         shared = set()
-        for image in self._content.images:
-            if owners.setdefault(str(image.id), image).file_name != image.file_name:
+        for image, path in listed:
+            if owners.setdefault(str(image.id), path) != path:
                 shared.add(str(image.id))
-            names.setdefault(image.file_name, image)
-        listing = _Listing(self._place.folder)
+            first.setdefault(path, image)
         sound = []
-        for image in self._content.images:
+        for image, path in listed:
             if str(image.id) in shared:
                 reason = f"its image id {image.id!r} is that of another image too"
-            elif names[image.file_name] is not image:
-                reason = f"{self._place.file.name} lists it again, with image id {image.id!r}"
             else:
-                reason = _why_unusable(image, listing)
+                reason = _why_unusable(image, path, self._listing)
+            if not reason and first[path] is not image:
+                reason = f"{self._place.file.name} lists it again, with image id {image.id!r}"
             if reason:
                 self._faults.append(Fault(f"{self._place.folder.name}/{image.file_name}", "", reason))
             else:
-                sound.append(image)
-        return sorted(sound, key=lambda image: (isinstance(image.id, str), image.id))
+                sound.append((image, path))
+        return sorted(sound, key=lambda pair: (isinstance(pair[0].id, str), pair[0].id))
 
-    def _columns(self, images: Sequence[Image]) -> _Columns:
+    def _columns(self, ids: Sequence[str]) -> _Columns:
         items = self._content.annotations or []
         index = {str(image.id): _LEFT_OUT for image in self._content.images}
-        index |= {str(image.id): number for number, image in enumerate(images)}
+        index |= {image_id: number for number, image_id in enumerate(ids)}
+        boxes = [item.bbox if _has_four_values(item.bbox) else _NO_BOX for item in items]
+        areas = [item.area if type(item.area) is float else None for item in items]
         return _Columns(
             images=np.array([index.get(str(item.image_id), _ELSEWHERE) for item in items], np.int64),
             labels=np.array([self._label.get(item.category_id, _UNKNOWN) for item in items], np.int64),
-            values=np.array([item.bbox for item in items], np.float64).reshape(-1, 4),
-            areas=np.array([item.area for item in items], np.float64),
-            crowds=np.array([item.iscrowd for item in items], bool),
+            values=np.array(boxes, np.float64).reshape(-1, 4),
+            areas=np.array(areas, np.float64),
+            crowds=np.array([item.iscrowd == 1 for item in items], bool),
         )
 
     def _faulty(self, columns: _Columns, sizes: np.ndarray) -> np.ndarray:
@@ -282,36 +237,26 @@ class _SetReader:
 
     def _called(self, row: int, item: Annotation) -> str:
         """`annotations[3] with id 17 (dog) of image 42`."""
-        own = "" if item.id is None else f" with id {item.id}"
+        own = "" if item.id is None else f" with id {_shown(item.id)}"
         category = self._category.get(item.category_id)
-        return f"annotations[{row}]{own}{f' ({category})' if category else ''} of image {item.image_id}"
+        image = "" if item.image_id is None else f" of image {_shown(item.image_id)}"
+        return f"annotations[{row}]{own}{f' ({category})' if category else ''}{image}"
 
 
-def _why_unusable(image: Image, listing: "_Listing") -> str:
-    """What is wrong with an image's entry, in words; empty when nothing is."""
+def _has_four_values(bbox: Any) -> bool:
+    return type(bbox) is tuple and len(bbox) == 4 and _NUMBER_OR_NONE.issuperset(map(type, bbox))
+
+
+def _why_unusable(image: Image, path: str, listing: Listing | None) -> str:
+    """What is wrong with an image's entry, in words; empty when nothing is. Without a listing, no file is missed."""
     if image.width is None or image.height is None:
         return f"image {image.id!r} has no width and height"
-    if not all(1 <= side < 2**31 for side in (image.width, image.height)):
+    sides = (image.width, image.height)
+    if not all(1 <= side < 2**31 and side % 1 == 0 for side in sides):
         return f"image {image.id!r} is {image.width:g} x {image.height:g} pixels"
-    path = os.path.normpath(image.file_name)
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
         return "file_name leaves the image folder"
-    return "" if path in listing else "no such image"
-
-
-class _Listing:
-    """Which files are below a folder: each folder is listed once, instead of a look at every file."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self._folders:
-            whole = self._root / folder
-            self._folders[folder] = frozenset(os.listdir(whole) if whole.is_dir() else ())
-        return name in self._folders[folder]
+    return listing.why_absent(path) if listing else ""
 
 
 _Test = tuple[np.ndarray, Callable[[int], str]]
@@ -325,6 +270,25 @@ def _tests(columns: _Columns, sizes: np.ndarray, items: Sequence[Annotation]) ->
         sizes: (I, 2) rows and columns of the images that are kept.
         items: M, what `columns` was made from.
     """
+
+    def told(key: str, problem: str) -> Callable[[int], str]:
+        return lambda row: _told(key, getattr(items[row], key), problem)
+
+    areas = np.array([type(item.area) in _NUMBER_OR_NONE for item in items], bool)
+    crowds = np.array([item.iscrowd in (0, 1, None) for item in items], bool)
+    return [
+        (columns.images == _ELSEWHERE, told("image_id", "is not among the images")),
+        (columns.labels == _UNKNOWN, told("category_id", "is not among the categories")),
+        (_repeated(items), told("id", "is that of an earlier annotation too")),
+        *_box_tests(columns, sizes, items),
+        (~areas, told("area", "is no number")),
+        (columns.areas < 0, told("area", "is negative")),
+        (~crowds, told("iscrowd", "is neither 0 nor 1")),
+    ]
+
+
+def _box_tests(columns: _Columns, sizes: np.ndarray, items: Sequence[Annotation]) -> list[_Test]:
+    """The part of :func:`_tests` that is about boxes; NaN passes all but the first."""
     x, y, width, height = columns.values.T
     bottom, right = np.full((2, len(items)), np.inf)
     inside = columns.images >= 0
@@ -332,27 +296,42 @@ def _tests(columns: _Columns, sizes: np.ndarray, items: Sequence[Annotation]) ->
     far = (x < -1) | (y < -1) | (x + width > right + 1) | (y + height > bottom + 1)
     beside = (x >= right) | (y >= bottom) | (x + width <= 0) | (y + height <= 0)  # within that pixel, nothing is left
 
-    def box(row: int) -> str:
-        return "bbox [" + ", ".join("none" if value is None else f"{value:g}" for value in items[row].bbox) + "]"
+    def told(row: int, problem: str) -> str:
+        return _told("bbox", items[row].bbox, problem)
 
     def size(row: int) -> str:
         return f"the image of {right[row]:g} x {bottom[row]:g} pixels"
 
     return [
-        (columns.images == _ELSEWHERE, lambda row: f"image_id {items[row].image_id!r} is not among the images"),
-        (columns.labels == _UNKNOWN, lambda row: f"category_id {items[row].category_id} is not among the categories"),
-        (_repeated(items), lambda row: f"id {items[row].id!r} is that of an earlier annotation too"),
-        (np.isnan(columns.values).any(axis=1), lambda row: f"{box(row)} has a value that is no number"),
-        (width <= 0, lambda row: f"{box(row)} has width {width[row]:g}"),
-        (height <= 0, lambda row: f"{box(row)} has height {height[row]:g}"),
-        (far, lambda row: f"{box(row)} reaches more than one pixel out of {size(row)}"),
-        (beside & ~far, lambda row: f"{box(row)} lies outside {size(row)}"),
+        (np.isnan(columns.values).any(axis=1), lambda row: told(row, _why_no_box(items[row].bbox))),
+        (width <= 0, lambda row: told(row, f"has width {width[row]:g}")),
+        (height <= 0, lambda row: told(row, f"has height {height[row]:g}")),
+        (far, lambda row: told(row, f"reaches more than one pixel out of {size(row)}")),
+        (beside & ~far, lambda row: told(row, f"lies outside {size(row)}")),
     ]
+
+
+def _why_no_box(bbox: Any) -> str:
+    if isinstance(bbox, tuple) and len(bbox) == 4:
+        return "has a value that is no number"
+    return "is not x, y, width, height"
+
+
+def _told(key: str, value: Any, problem: str) -> str:
+    return f"{key} is missing" if value is None else f"{key} {_shown(value)} {problem}"
+
+
+def _shown(value: Any) -> str:
+    """A value of the file in a few words: numbers short, text in quotes."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value[:5]))}{', ...' if len(value) > 5 else ''}]"
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _repeated(items: Sequence[Annotation]) -> np.ndarray:
     """(M,) bool: an earlier annotation has the same id."""
-    first: dict[int | str | None, int] = {}
+    first: dict[Scalar, int] = {}
     return np.array(
         [item.id is not None and first.setdefault(item.id, row) != row for row, item in enumerate(items)], bool
     )

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,10 @@ _FORM = (
 )
 _STRING_OR_NONE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)')
 """Strings (which are to be passed over), and what Python's json writes for floats that are no numbers."""
+_HALF_CHARACTER = re.compile(rb"\\\\|(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])")
+r"""Backslashes (which are to be passed over), and the first of two such escapes without the second: "\ud83d"."""
+_TAIL = 1 << 20
+"""Bytes at the end of a file in which its categories are looked for first."""
 
 
 class Image(msgspec.Struct, gc=False):
@@ -28,15 +32,24 @@ class Image(msgspec.Struct, gc=False):
     height: float | None = None
 
 
-class Annotation(msgspec.Struct, gc=False):
-    """An object. Polygons and all other keys are passed over in the file, never held."""
+Scalar = int | float | str | bool | None
+"""Whatever may stand where an id should."""
+_Value = float | str | bool | list | dict | None
+"""Whatever may stand where a number should."""
 
-    image_id: int | str
-    category_id: int
-    bbox: tuple[float | None, float | None, float | None, float | None]
-    id: int | str | None = None
-    area: float | None = None
-    iscrowd: Literal[0, 1] | bool = 0
+
+class Annotation(msgspec.Struct, gc=False):
+    """An object as it stands in the file: whether its values make sense is for the reader to say, object by object.
+
+    Polygons and all other keys are passed over in the file, never held.
+    """
+
+    image_id: Scalar = None
+    category_id: Scalar = None
+    bbox: tuple[_Value, ...] | float | str | bool | dict | None = None
+    id: Scalar = None
+    area: _Value = None
+    iscrowd: Any = 0
 
 
 class Category(msgspec.Struct):
@@ -73,7 +86,8 @@ def decode(path: Path, kind: type[Content]) -> Content:
             if not os.path.getsize(path):
                 raise UserError(f"{path}: the file is empty; copy or download it again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(data, kind, path)
+                found = _categories_beside_annotations(data) if kind is Categories else None
+                return _parse(data, kind, path) if found is None else found
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a file in COCO's format") from error
 
@@ -91,23 +105,62 @@ def category_table(content: Categories, file: Path) -> dict[str, int]:
     return {category.name: category.id for category in content.categories}
 
 
-def _parse(data: mmap.mmap | bytes, kind: type[Content], path: Path) -> Content:
+def _categories_beside_annotations(data: mmap.mmap) -> Categories | None:
+    """The categories of a file that has them last (as COCO's do) or before "annotations": no look at 450 MB of objects.
+
+    In JSON, what stands before or behind a key makes an object by itself only when the key is one of the outermost
+    object: inside of an inner one there would be brackets too few or too many. None when neither part is such.
+    """
+    before, behind = data.find(b'"annotations"'), data.rfind(b'"categories"', max(0, len(data) - _TAIL))
+    if behind > 0 and data[behind - 1] != ord("\\"):
+        found = _categories_in(b"{" + data[behind:])
+        if found:
+            return found
+    return _categories_in(data[:before].rstrip(b", \t\r\n") + b"}") if before > 0 else None
+
+
+def _categories_in(part: bytes) -> Categories | None:
+    """None unless the part of a file is JSON by itself, with at least one category."""
+    try:
+        found = msgspec.json.decode(part, type=Categories)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if found.categories else None
+
+
+def _parse(data: mmap.mmap | bytes, kind: type[Content], path: Path, has_null: bool = False) -> Content:
+    """Decodes; a file with NaN is decoded a second time with null in its place, and `has_null` says that it is."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {error}; {_FORM}") from None
     except msgspec.DecodeError as error:
         place = re.search(r"byte (\d+)", str(error))
-        if place is None:
-            what = f"the JSON ends in the middle, after {len(data)} bytes"
-            raise UserError(f"{path}: {what}; copy or download the file again") from None
-        at = int(place[1])
-        if data[at : at + 3] not in (b"NaN", b"Inf"):
-            snippet = data[max(0, at - 20) : at + 20].decode("utf-8", "replace")
-            raise UserError(f"{path}: is not JSON: {error}, in {snippet!r}; repair or replace the file") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+        at = int(place[1]) if place else len(data)
+        if has_null or data[at : at + 3] not in (b"NaN", b"Inf"):
+            what = _why_malformed(data, at, str(error)) if place else _why_unfinished(data)
+            raise UserError(f"{path}: {what}") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be decoded ({error}); save it as JSON in UTF-8") from None
-    return _parse(_with_null(data), kind, path)
+    except RecursionError:
+        raise UserError(f"{path}: has brackets within brackets without end; {_FORM}") from None
+    return _parse(_with_null(data), kind, path, has_null=True)
+
+
+def _why_malformed(data: mmap.mmap | bytes, at: int, message: str) -> str:
+    what = message.removeprefix("JSON is malformed: ").partition(" (byte")[0]
+    snippet = data[max(0, at - 20) : at + 20].decode("utf-8", "replace")
+    fix = "mend it there, or copy or download the file again" if at else "name a file of JSON in UTF-8 (without a mark)"
+    return f"is not JSON: {what} near byte {at}, in {snippet!r}; {fix}"
+
+
+def _why_unfinished(data: mmap.mmap | bytes) -> str:
+    r"""What is wrong where msgspec misses the end of the data, or the second half of an escape such as "\ud83d"."""
+    for match in _HALF_CHARACTER.finditer(data):
+        if match[1]:
+            half = f"{match[1].decode()} at byte {match.start()} is half of a character"
+            return f"{half}; write the other half behind it, or take it out"
+    return f"the JSON ends in the middle, after {len(data)} bytes; copy or download the file again"
 
 
 def _with_null(data: mmap.mmap | bytes) -> bytes:

@@ -36,11 +36,14 @@ class Annotations:
     image_paths: np.ndarray
     """(I,) str: absolute, or relative to the working directory."""
     sizes: np.ndarray
-    """(I, 2) int32: rows and columns."""
+    """(I, 2) int32: rows and columns; zeros where they are not known, which is only so without pictures."""
     offsets: np.ndarray
     """(I + 1,) int64: where each image's objects begin."""
     boxes: np.ndarray
-    """(M, 4) float64: x1, y1, x2, y2 in continuous pixels of the image, inside it; samples turn float32."""
+    """(M, 4) float64: x1, y1, x2, y2 in continuous pixels, exactly as in the file, since that is what is scored.
+
+    They may overhang their image by up to a pixel: see :meth:`cut_boxes`.
+    """
     labels: np.ndarray
     """(M,) int64: 1..K."""
     ignore: np.ndarray
@@ -53,6 +56,8 @@ class Annotations:
     """Faults because of which objects or images were left out."""
     category_ids: tuple[int, ...] = ()
     """K ids that the classes have in the data set's own files (COCO: 1..90 with gaps); none: 1..K."""
+    left_out: frozenset[str] = frozenset()
+    """Ids of the images that the set names but that were left out because of faults."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -60,6 +65,10 @@ class Annotations:
     def objects(self, index: int) -> slice:
         """The rows of the objects of image `index`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def cut_boxes(self) -> np.ndarray:
+        """(M, 4) float64: the part of each box that is inside its image."""
+        return np.clip(self.boxes, 0, self.sizes[self.image_of_object][:, [1, 0, 1, 0]])
 
     def require_annotated(self) -> None:
         """Raises a UserError when there is nothing to score against."""
@@ -151,12 +160,13 @@ def concatenate(parts: Sequence[Annotations]) -> Annotations:
         annotated=parts[0].annotated,
         dropped=tuple(fault for part in parts for fault in part.dropped),
         category_ids=parts[0].category_ids,
+        left_out=frozenset().union(*(part.left_out for part in parts)),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in joined},
     )
 
 
 def for_training(annotations: Annotations, settings: DataSettings) -> Annotations:
-    """What is trained on: ignored objects as `settings.difficult` says, then images as `settings.empty` says.
+    """What is trained on: boxes cut to their images, objects as `settings.difficult` and images as `empty` say.
 
     Images and their indices may become fewer; batches, samples and messages must all come from the result. Applying
     it again changes nothing.
@@ -170,7 +180,7 @@ def for_training(annotations: Annotations, settings: DataSettings) -> Annotation
     Raises:
         UserError: no image is left.
     """
-    kept = annotations
+    kept = _cut_to_images(annotations)
     if settings.difficult == "use":
         kept = replace(kept, ignore=np.zeros_like(kept.ignore))
     if settings.difficult == "drop":
@@ -183,6 +193,14 @@ def for_training(annotations: Annotations, settings: DataSettings) -> Annotation
         why = emptied if len(annotations) else "it has no usable image"
         raise UserError(f"{settings.root}: {settings.train} cannot be trained on: {why}; name another by --data.train")
     return kept
+
+
+def _cut_to_images(annotations: Annotations) -> Annotations:
+    """With boxes that are inside their images; a box of which nothing is inside goes."""
+    cut = annotations.cut_boxes()
+    if np.array_equal(cut, annotations.boxes):
+        return annotations
+    return _keep_objects(replace(annotations, boxes=cut), (cut[:, 2:] > cut[:, :2]).all(axis=1))
 
 
 def _keep_objects(annotations: Annotations, keep: np.ndarray) -> Annotations:

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from detection.config import Config
-from detection.data import read_annotations
+from detection.data import class_names, read_annotations
 from detection.data.checks import Fault
 from detection.data.dataset import Annotations
 from detection.data.overlap import shared_images
@@ -39,7 +39,10 @@ class Examined:
     """Without what the reader found faulty."""
     survey: Survey
     faults: tuple[Fault, ...]
-    """Of the reader, of the pictures, and images that the other set has too (told of the training set alone)."""
+    """Of the reader, of the pictures, and images that the other set has too (told of the training set alone).
+
+    Two sets that are the same altogether are one fault.
+    """
     notes: tuple[Note, ...]
     is_sound: np.ndarray
     """(I,) bool: the images that are not among the faults."""
@@ -63,33 +66,64 @@ def examine(config: Config, progress: Progress = lambda what, share: None) -> di
     Raises:
         UserError: a set cannot be read at all.
     """
-    data = replace(config.data, on_error="drop")
+    data = replace(config.data, on_error="drop", classes=class_names(config.data))
     names, sets = {"train": data.train, "val": data.val}, {}
     for role, name in names.items():
         progress(f"reading {name}", 0.0)
         sets[role] = read_annotations(data, name)
     pictures = _look_at_sets(sets, progress)
     progress("measuring", 1.0)
-    both = {role: shared_images(sets[role], sets[other]) for role, other in (("train", "val"), ("val", "train"))}
-    copies = _copies(sets, pictures, set(both["val"].tolist()), data.root)
-    found = {}
-    for role, annotations in sets.items():
-        shared = both[role] if role == "train" else both[role][:0]
-        faults = dict(_picture_faults(annotations, pictures[role], data.root))
-        faults |= {
-            index: _overlap(annotations, index, data.root, data.val) for index in shared.tolist() if index not in faults
-        }
-        measured = survey(annotations, config, sizes_for(config, role))
-        notes = [*_picture_notes(annotations, pictures[role], faults, data.root), *copies[role]]
-        found[role] = Examined(
-            name=names[role],
-            annotations=annotations,
-            survey=measured,
-            faults=(*annotations.dropped, *(faults[index] for index in sorted(faults))),
-            notes=(*notes, *_object_notes(annotations, measured, data.root)),
-            is_sound=~np.isin(np.arange(len(annotations)), list(faults)),
-        )
-    return found
+    overlaps = _overlaps(sets, names)
+    copies = _copies(sets, pictures, overlaps.in_val, data.root)
+    return {
+        role: _examined(role, names[role], annotations, pictures[role], overlaps, copies[role], config)
+        for role, annotations in sets.items()
+    }
+
+
+class _Overlaps(NamedTuple):
+    """Images that both sets have."""
+
+    in_val: set[int]
+    """Their indices in the validation set."""
+    images: dict[int, str]
+    """What is wrong with images of the training set, by index: each that is in the validation set too."""
+    sets: tuple[Fault, ...]
+    """Or, when the sets are the same altogether, one fault that says so."""
+
+
+def _overlaps(sets: dict[str, Annotations], names: dict[str, str]) -> _Overlaps:
+    train, val = sets["train"], sets["val"]
+    shared, in_val = shared_images(train, val).tolist(), shared_images(val, train).tolist()
+    if shared and len(shared) == len(train) and len(in_val) == len(val):
+        same = f"data.train {names['train']} and data.val {names['val']} name the same set"
+        return _Overlaps(set(in_val), {}, (Fault("", "", f"{same}; name another by --data.val"),))
+    reason = f"is in the validation set {names['val']} too"
+    return _Overlaps(set(in_val), dict.fromkeys(shared, reason), ())
+
+
+def _examined(
+    role: str,
+    name: str,
+    annotations: Annotations,
+    pictures: Sequence[Picture],
+    overlaps: _Overlaps,
+    copies: Sequence[Note],
+    config: Config,
+) -> Examined:
+    root, is_train = config.data.root, role == "train"
+    reasons = (overlaps.images if is_train else {}) | dict(_picture_faults(annotations, pictures))
+    faults = [Fault(_shown(annotations, index, root), "", reasons[index]) for index in sorted(reasons)]
+    measured = survey(annotations, config, sizes_for(config, role))
+    notes = [*_picture_notes(annotations, pictures, reasons, root), *copies]
+    return Examined(
+        name=name,
+        annotations=annotations,
+        survey=measured,
+        faults=(*annotations.dropped, *(overlaps.sets if is_train else ()), *faults),
+        notes=(*notes, *_object_notes(annotations, measured, root)),
+        is_sound=~np.isin(np.arange(len(annotations)), list(reasons)),
+    )
 
 
 def sizes_for(config: Config, role: str) -> tuple[int, int]:
@@ -110,7 +144,8 @@ def _look_at_sets(sets: dict[str, Annotations], progress: Progress) -> dict[str,
     return {role: [known[path] for path in annotations.image_paths.tolist()] for role, annotations in sets.items()}
 
 
-def _picture_faults(annotations: Annotations, pictures: Sequence[Picture], root: str) -> Iterator[tuple[int, Fault]]:
+def _picture_faults(annotations: Annotations, pictures: Sequence[Picture]) -> Iterator[tuple[int, str]]:
+    """What is wrong with images, by index."""
     sizes = map(tuple, annotations.sizes.tolist())
     for index, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
         reason = picture.fault
@@ -123,15 +158,11 @@ def _picture_faults(annotations: Annotations, pictures: Sequence[Picture], root:
             claim, truth = (f"{columns} x {rows}" for rows, columns in (size, picture.size))
             reason = f"the annotations say {claim} pixels, but the image has {truth}{turned}"
         if reason:
-            yield index, Fault(_shown(annotations, index, root), "", reason)
-
-
-def _overlap(annotations: Annotations, index: int, root: str, other: str) -> Fault:
-    return Fault(_shown(annotations, index, root), "", f"is in the validation set {other} too")
+            yield index, reason
 
 
 def _picture_notes(
-    annotations: Annotations, pictures: Sequence[Picture], faults: dict[int, Fault], root: str
+    annotations: Annotations, pictures: Sequence[Picture], faults: dict[int, str], root: str
 ) -> Iterator[Note]:
     found: dict[str, list[int]] = {}
     for index, picture in enumerate(pictures):

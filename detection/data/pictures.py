@@ -71,7 +71,7 @@ def look_at_pictures(paths: Sequence[str], progress: Callable[[int], None] = lam
         for part in _in_processes(chunks) if len(chunks) > 1 else map(_look_at_all, chunks):
             found += part
             progress(len(found))
-    except BrokenProcessPool:
+    except (BrokenProcessPool, BrokenPipeError):  # the latter when it could not even begin
         near = f"one of {paths[len(found)]} and those after it"
         raise UserError(
             f"{near}: the process that opened it was killed; free memory, or remove a giant picture"

@@ -18,7 +18,7 @@ from uuid import uuid4
 import cv2
 import numpy as np
 
-from detection.data.voc import boxes_to_voc
+from detection.data.box_forms import boxes_to_voc
 from detection.errors import UserError
 
 CLASSES = ("circle", "cross", "square", "triangle")

@@ -94,7 +94,8 @@ def survey(annotations: Annotations, config: Config, resized_to: tuple[int, int]
     image, k = annotations.image_of_object, len(annotations.class_names)
     boxes, sizes = resized_boxes(annotations, resized_to)
     lengths = boxes[:, 2:] - boxes[:, :2]
-    original = annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    cut = annotations.cut_boxes()
+    original = cut[:, 2:] - cut[:, :2]
     is_tiny = (original.min(axis=1, initial=np.inf) < TINY_ORIGINAL) | (
         lengths.min(axis=1, initial=np.inf) < TINY_RESIZED
     )
@@ -119,12 +120,12 @@ def survey(annotations: Annotations, config: Config, resized_to: tuple[int, int]
 
 
 def resized_boxes(annotations: Annotations, resized_to: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 4) in pixels of the resized images, and rows and columns (I, 2) of these."""
+    """Boxes (M, 4) cut to the images, in pixels of the resized ones, and rows and columns (I, 2) of these."""
     distinct, which = np.unique(annotations.sizes, axis=0, return_inverse=True)
     resized = [resized_size(tuple(size), *resized_to) for size in distinct.tolist()]
     sizes = np.array(resized, np.int64).reshape(-1, 2)[which.reshape(-1)]
     scale = (sizes / annotations.sizes)[annotations.image_of_object]
-    return annotations.boxes * scale[:, [1, 0, 1, 0]], sizes
+    return annotations.cut_boxes() * scale[:, [1, 0, 1, 0]], sizes
 
 
 def _fits(

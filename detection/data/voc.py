@@ -22,6 +22,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from detection.config import VOC_CLASSES
+from detection.data.box_forms import voc_to_boxes
 from detection.data.checks import Fault, require_clean
 from detection.data.dataset import UNDECODABLE, Annotations, concatenate, read_size, why_undecodable
 from detection.errors import UserError
@@ -40,27 +41,36 @@ _UNREADABLE = (ParseError, DefusedXmlException, OSError, ValueError, LookupError
 """What parsing a broken file raises; a LookupError when it claims an encoding that does not exist."""
 
 
-def read_voc(root: str | Path, sets: str, classes: Sequence[str] = (), on_error: str = "fail") -> Annotations:
+def read_voc(
+    root: str | Path, sets: str, classes: Sequence[str] = (), on_error: str = "fail", pictures: bool = True
+) -> Annotations:
     """Reads one or more sets; every fault in them is found before anything else happens.
 
     Args:
         root: a devkit, or a folder that itself holds Annotations, JPEGImages and ImageSets/Main.
         sets: "2007/trainval+2012/trainval" under a devkit, "train" or "train+val" elsewhere.
-        classes: class names in the order of their labels; none takes those of :func:`find_classes` for these sets
-            alone. Give them when another set (the validation set) must have the same labels.
+        classes: class names in the order of their labels; objects of other classes are left out, as none was asked
+            for. None takes those of :func:`find_classes` for these sets alone. VOC's own 20 are no such choice:
+            among them another name is a fault.
         on_error: "fail" stops on faults. "drop" leaves out the object, or the image when it is unusable, and hands
             the faults back in `Annotations.dropped`.
+        pictures: whether the images must be there. They are opened for their sizes, which the XML must agree with;
+            otherwise the XML is taken at its word, and a size it does not give is 0 unless the image is there.
 
     Returns:
         The annotations in the order of the set files. A set of which no image has an annotation file is not annotated.
 
     Raises:
-        UserError: the root or a set is missing, two sets name the same image, there are faults and `on_error` is
-            "fail", or a set without annotations is to be joined with annotated ones.
+        UserError: the root or a set is missing, two sets name the same image, no object is of the classes, there are
+            faults and `on_error` is "fail", or a set without annotations is to be joined with annotated ones.
     """
-    places = _locate(root, sets)
+    places = _locate(root, sets, pictures)
+    is_choice = bool(classes) and set(classes) != set(VOC_CLASSES)
     names = tuple(classes) or find_classes(root, (sets,))
-    read = concatenate([_SetReader(place, names).read() for place in places])
+    readers = [_SetReader(place, names, is_choice, pictures) for place in places]
+    read = concatenate([reader.read() for reader in readers])
+    if is_choice:
+        _require_known(names, set().union(*(reader.seen for reader in readers)), f"{root}: {sets}")
     if on_error == "fail":
         require_clean(read.dropped)
     return read
@@ -83,9 +93,11 @@ def find_classes(root: str | Path, sets: Iterable[str]) -> tuple[str, ...]:
     if all("/" in part for spec in sets for part in spec.split("+")):
         return VOC_CLASSES
     parts = dict.fromkeys(part.strip() for spec in sets for part in spec.split("+"))
-    places = [place for part in parts if _set_file(root, part).is_file() for place in _locate(root, part)]
+    places = [
+        place for part in parts if _set_file(root, part).is_file() for place in _locate(root, part, pictures=False)
+    ]
     if not places:
-        _locate(root, sets[-1])  # says what is missing
+        _locate(root, sets[-1], pictures=False)  # says what is missing
     files = dict.fromkeys(place.annotation(name) for place in places for name in place.ids if name in place.annotated)
     found = {name for file in files for name in _names_in(file)}
     if not found:
@@ -95,14 +107,13 @@ def find_classes(root: str | Path, sets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=VOC_CLASSES.index if found <= set(VOC_CLASSES) else None))
 
 
-def voc_to_boxes(values: np.ndarray) -> np.ndarray:
-    """(M, 4) xmin, ymin, xmax, ymax of a file (1-based, inclusive) -> continuous x1, y1, x2, y2, same dtype."""
-    return values - np.array([1, 1, 0, 0], values.dtype)
-
-
-def boxes_to_voc(boxes: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`voc_to_boxes`."""
-    return boxes + np.array([1, 1, 0, 0], boxes.dtype)
+def _require_known(names: Sequence[str], seen: set[str], where: str) -> None:
+    if seen and not set(names) & seen:
+        known = sorted(seen)
+        raise UserError(
+            f"{where} has no object that is called {', '.join(names[:5])}; its names are {', '.join(known[:10])}"
+            f"{', ...' if len(known) > 10 else ''} (--data.classes chooses of them)"
+        )
 
 
 class _Place(NamedTuple):
@@ -121,8 +132,8 @@ class _Place(NamedTuple):
         return self.folder / "Annotations" / f"{name}.xml"
 
 
-def _locate(root: str | Path, sets: str) -> list[_Place]:
-    places = [_open_set(Path(root), spec.strip()) for spec in sets.split("+")]
+def _locate(root: str | Path, sets: str, pictures: bool) -> list[_Place]:
+    places = [_open_set(Path(root), spec.strip(), pictures) for spec in sets.split("+")]
     named: dict[tuple[Path, str], Path] = {}
     for place in places:
         for key in dict.fromkeys((place.folder, name) for name in place.ids):
@@ -133,7 +144,7 @@ def _locate(root: str | Path, sets: str) -> list[_Place]:
     return places
 
 
-def _open_set(root: Path, spec: str) -> _Place:
+def _open_set(root: Path, spec: str, pictures: bool) -> _Place:
     file = _set_file(root, spec)
     if not file.is_file():
         raise UserError(_what_is_missing(root, spec, file))
@@ -141,13 +152,17 @@ def _open_set(root: Path, spec: str) -> _Place:
     ids = _read_ids(file)
     if not ids:
         raise UserError(f"{file}: the set names no image; write one image name per line")
-    if not (folder / "JPEGImages").is_dir():
+    if pictures and not (folder / "JPEGImages").is_dir():
         raise UserError(f"{folder}: no folder JPEGImages beside ImageSets; put the images of {spec} there")
     # One listing per folder instead of a look at each file. In reverse order, so that a.jpg wins over a.png.
-    split = [os.path.splitext(name) for name in sorted(os.listdir(folder / "JPEGImages"), reverse=True)]
+    split = [os.path.splitext(name) for name in sorted(_names_below(folder / "JPEGImages"), reverse=True)]
     images = {stem: stem + suffix for stem, suffix in split if suffix.lower() in IMAGE_SUFFIXES}
-    annotations = os.listdir(folder / "Annotations") if (folder / "Annotations").is_dir() else []
+    annotations = _names_below(folder / "Annotations")
     return _Place(file, folder, ids, images, frozenset(name[:-4] for name in annotations if name.endswith(".xml")))
+
+
+def _names_below(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def _read_ids(file: Path) -> list[str]:
@@ -174,12 +189,14 @@ def _set_file(root: str | Path, spec: str) -> Path:
 
 def _what_is_missing(root: Path, spec: str, file: Path) -> str:
     if not root.is_dir():
-        return f"--data.root {root}: no such folder (looked for {file}); {SOURCE}"
+        return f"--data.root {root}: no such folder (looked for {file}); name yours. {SOURCE}"
+    if any((root / "annotations").glob("*.json")):
+        return f"--data.root {root}: holds COCO files, not VOC data (no {file}); read it by --data.format coco"
     available = _available_sets(root)
     if not available and (root / "VOCdevkit").is_dir():
         return f"--data.root {root}: no set {spec} here (looked for {file}), but try --data.root {root / 'VOCdevkit'}"
     there = f"the sets there are {', '.join(available)}" if available else f"no set is there at all; {SOURCE}"
-    return f"--data.root {root}: no set {spec} (looked for {file}); {there}"
+    return f"--data.root {root}: no set {spec} (looked for {file}); {there}; --data.train and --data.val name the sets"
 
 
 def _available_sets(root: Path) -> list[str]:
@@ -206,8 +223,12 @@ def _text(element: Element, tag: str) -> str:
 class _SetReader:
     """Reads one set: keeps what is sound and collects the faults of the rest."""
 
-    def __init__(self, place: _Place, classes: tuple[str, ...]) -> None:
+    def __init__(self, place: _Place, classes: tuple[str, ...], is_choice: bool, pictures: bool) -> None:
+        """With `is_choice`, objects of other classes are passed over. `pictures`: see :func:`read_voc`."""
+        self.seen: set[str] = set()  # class names, of objects that are passed over too
         self._place = place
+        self._is_choice = is_choice
+        self._pictures = pictures
         self._classes = classes
         self._label = {name: label for label, name in enumerate(classes, start=1)}
         self._annotated = any(name in place.annotated for name in place.ids)
@@ -224,13 +245,12 @@ class _SetReader:
                 self._fault(f"ImageSets/Main/{self._place.file.name}", "", f"names image {name} {count} times")
             self._read_image(name)
         ids, paths, sizes, counts = zip(*self._images, strict=True) if self._images else ((), (), (), ())
-        sizes = np.array(sizes, np.int32).reshape(-1, 2)
-        boxes = self._boxes(np.repeat(sizes, np.array(counts, np.int64), axis=0))
+        boxes = voc_to_boxes(np.array(self._values, np.float64).reshape(-1, 4))
         return Annotations(
             class_names=self._classes,
             image_ids=np.array(ids, dtype=str),
             image_paths=np.array(paths, dtype=str),
-            sizes=sizes,
+            sizes=np.array(sizes, np.int32).reshape(-1, 2),
             offsets=np.cumsum([0, *counts], dtype=np.int64),
             boxes=boxes,
             labels=np.array(self._labels, np.int64),
@@ -238,15 +258,11 @@ class _SetReader:
             areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
             annotated=self._annotated,
             dropped=tuple(self._faults),
+            left_out=frozenset(self._place.ids) - frozenset(ids),
         )
 
-    def _boxes(self, sizes: np.ndarray) -> np.ndarray:
-        """(M, 4) float64 boxes, where `sizes` (M, 2) are those of the images; overhang of up to a pixel is cut off."""
-        boxes = voc_to_boxes(np.array(self._values, np.float64).reshape(-1, 4))
-        return np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]])
-
     def _read_image(self, name: str) -> None:
-        image = self._place.images.get(name)
+        image = self._place.images.get(name, None if self._pictures else f"{name}.jpg")
         if image is None:
             self._fault(f"JPEGImages/{name}.jpg", "", "no such image")
             return
@@ -271,12 +287,16 @@ class _SetReader:
 
     def _size(self, tree: Element, name: str, image: str) -> tuple[int, int] | None:
         """Rows and columns of the image itself; none, and a fault, if it has none or the XML says otherwise."""
+        claimed = _claimed_size(tree)
+        if not self._pictures and claimed:
+            return claimed
         try:
             size = read_size(self._place.folder / "JPEGImages" / image)
         except UNDECODABLE as error:
+            if not self._pictures:
+                return 0, 0
             self._fault(f"JPEGImages/{image}", "", f"unreadable image ({why_undecodable(error)})")
             return None
-        claimed = _claimed_size(tree)
         if claimed in (None, size):
             return size
         claim, truth = (f"{columns} x {rows}" for rows, columns in (claimed, size))
@@ -285,6 +305,9 @@ class _SetReader:
 
     def _read_object(self, element: Element, number: int, size: tuple[int, int], file: str) -> None:
         name = _text(element, "name")
+        self.seen |= {name} - {""}
+        if self._is_choice and name and name not in self._label:
+            return
         values, reasons = _coordinates(element)
         if not reasons:
             reasons = _misplaced(values, size)
@@ -333,15 +356,18 @@ def _coordinates(element: Element) -> tuple[tuple[float, ...], list[str]]:
 
 
 def _misplaced(values: tuple[float, ...], size: tuple[int, int]) -> list[str]:
-    """What is wrong with the place of a box, in file coordinates; a file with 0-based corners is let through."""
+    """What is wrong with the place of a box, in file coordinates; a file with 0-based corners is let through.
+
+    Where the size of the image is not known, and so 0, no box reaches out of it to the right or below.
+    """
     xmin, ymin, xmax, ymax = values
-    rows, columns = size
+    rows, columns = (side or math.inf for side in size)
     tests = (
         (xmax <= xmin, f"xmax {xmax:g} <= xmin {xmin:g}"),
         (ymax <= ymin, f"ymax {ymax:g} <= ymin {ymin:g}"),
         (xmin < 0, f"xmin {xmin:g} is more than one pixel left of the image"),
         (ymin < 0, f"ymin {ymin:g} is more than one pixel above the image"),
-        (xmax > columns + 1, f"xmax {xmax:g} is more than one pixel right of the image ({columns} columns)"),
-        (ymax > rows + 1, f"ymax {ymax:g} is more than one pixel below the image ({rows} rows)"),
+        (xmax > columns + 1, f"xmax {xmax:g} is more than one pixel right of the image ({columns:g} columns)"),
+        (ymax > rows + 1, f"ymax {ymax:g} is more than one pixel below the image ({rows:g} rows)"),
     )
     return [reason for wrong, reason in tests if wrong]

@@ -11,12 +11,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from detection.data.box_forms import boxes_to_coco
+from detection.data.coco_sets import name_set
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 from detection.files import replacing
 
 
-def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | None = None) -> Path:
+def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | None = None) -> str:
     """Writes images, objects and categories; a set that is not annotated gets no ``annotations``.
 
     Ids of images and categories are kept, numbers as numbers. Objects are numbered anew. Ignored objects become
@@ -28,10 +30,11 @@ def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | No
         keep: (I,) bool, the images to write; all by default.
 
     Returns:
-        The folder that the file names are relative to: the deepest one that holds all images.
+        What the file is called as a set: "IMAGES_DIR=FILE.json", with the deepest folder that holds all images.
 
     Raises:
-        UserError: no image is kept, two images have one id (as in a union of sets), or the file cannot be written.
+        UserError: no image is kept, two images have one id (as in a union of sets), a set cannot be called by these
+            paths, or the file cannot be written.
     """
     kept = np.arange(len(annotations)) if keep is None else np.flatnonzero(keep)
     ids = annotations.image_ids[kept].tolist()
@@ -41,6 +44,7 @@ def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | No
     if repeated is not None:
         raise UserError(f"{path}: two images have the id {repeated}; write the parts of the union one by one")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in annotations.image_paths[kept]])
+    name = name_set(Path(folder), Path(path).resolve())
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write('{"images":[\n')
         _write_lines(file, _images(annotations, kept, folder))
@@ -50,7 +54,7 @@ def write_coco(path: str | Path, annotations: Annotations, keep: np.ndarray | No
         file.write('],"categories":[\n')
         _write_lines(file, _categories(annotations))
         file.write("]}\n")
-    return Path(folder)
+    return name
 
 
 def _first_repeated(ids: list[str]) -> str | None:
@@ -74,24 +78,18 @@ def _images(annotations: Annotations, kept: np.ndarray, folder: str) -> Iterator
 
 def _objects(annotations: Annotations, kept: np.ndarray) -> Iterator[dict[str, Any]]:
     ids, categories = annotations.json_ids(), annotations.own_category_ids()
-    starts, lengths = annotations.boxes[:, :2], annotations.boxes[:, 2:] - annotations.boxes[:, :2]
+    boxes = boxes_to_coco(annotations.boxes)
     number = 0
     for index in kept.tolist():
         here = annotations.objects(index)
-        columns = (
-            starts[here],
-            lengths[here],
-            annotations.areas[here],
-            annotations.labels[here],
-            annotations.ignore[here],
-        )
-        for start, length, area, label, ignore in zip(*(column.tolist() for column in columns), strict=True):
+        columns = (boxes[here], annotations.areas[here], annotations.labels[here], annotations.ignore[here])
+        for box, area, label, ignore in zip(*(column.tolist() for column in columns), strict=True):
             number += 1
             yield {
                 "id": number,
                 "image_id": ids[index],
                 "category_id": categories[label - 1],
-                "bbox": [*start, *length],
+                "bbox": box,
                 "area": area,
                 "iscrowd": int(ignore),
             }

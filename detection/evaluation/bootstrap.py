@@ -7,9 +7,14 @@ w times, and nothing is matched anew.
 
 Resamples hold some images several times, and AP takes the best of their repeated ups and downs: their scores lie higher
 than that of the data set, with many rare classes by more than they scatter. The plain percentiles are off by that (the
-score itself may lie outside them), so they are moved until the mean of the resamples is the score. On made-up data of
-20 classes and 200 images, the 95 % interval of COCO AP then held the expected score (the mean of 250 data sets) in 97 %
-of 120 data sets; the plain percentiles held it in 82 %.
+score itself may lie outside them), so the ends are the percentiles shifted by (score - mean of the resamples), clipped
+to [0, 1], a difference's to [-1, 1]. On made-up data of 20 classes and 200 images, the 95 % interval of COCO AP then
+held the expected score (the mean of 250 data sets) in 97 % of 120 data sets; the plain percentiles held it in 82 %.
+
+Weights are exactly copies, but where detections of one class in one image have the very same score: their copies are
+not put in turns (see `curves`), and AP comes out higher. On made-up data of 60 images, a resample's COCO AP did by 0.1
+to 0.4 points on average when scores had one decimal, by less than 0.1 with two and 0.01 with three; on 12 images and
+one decimal single resamples were off by 2 points. What all resamples have in common, the shift takes away again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +24,10 @@ import numpy as np
 
 from detection.config import MetricSettings
 from detection.data.dataset import Annotations
-from detection.evaluation.curves import coco_ranking, mean_over_classes, voc_ranking
+from detection.evaluation.curves import coco_ranking, voc_ranking
 from detection.evaluation.detections import Detections
 from detection.evaluation.matching import COCO_RECALLS
+from detection.evaluation.means import mean_of_known
 from detection.evaluation.names import headline_names, voc_names
 from detection.evaluation.voc import VOC07_RECALLS
 
@@ -33,9 +39,9 @@ class Interval:
     value: float
     """On the data set itself."""
     low: float
-    """The 2.5th percentile of the resamples, moved by as much as their mean lies off `value`."""
+    """The 2.5th percentile of the resamples plus (`value` - mean of the resamples), clipped to what is possible."""
     high: float
-    """The 97.5th percentile, moved likewise."""
+    """The 97.5th percentile, shifted and clipped likewise."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class _Side:
         coco, voc = self.coco.weigh(weights).at(COCO_RECALLS), self.voc.weigh(weights)
         of_kind = {"area": voc.area, "11point": lambda: voc.at(VOC07_RECALLS)}
         parts = [coco, coco[0], coco[5], *(of_kind[kind]() for kind in self.voc_kinds)]
-        return [mean_over_classes(part) for part in parts]
+        return [mean_of_known(part) for part in parts]
 
 
 def _intervals(names: Sequence[str], values: np.ndarray, least: float = 0.0) -> dict[str, Interval]:

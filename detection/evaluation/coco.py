@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from detection.data.box_forms import boxes_to_coco
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
+from detection.evaluation.means import mean_of_known
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -82,25 +84,15 @@ def coco_scores(detections: Detections, annotations: Annotations, engine: Engine
     annotations.require_annotated()
     curves = _ENGINES[engine](detections, annotations)
     return COCOScores(
-        summary={name: _mean(_numbers_of(number, curves)) for name, number in SUMMARY.items()},
+        summary={name: mean_of_known(_numbers_of(number, curves)) for name, number in SUMMARY.items()},
         ap=_of_classes(_numbers_of(SUMMARY["COCO AP"], curves)),
         ap50=_of_classes(_numbers_of(SUMMARY["COCO AP50"], curves)),
         engine=engine,
     )
 
 
-def boxes_to_coco(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) corners -> (N, 4) float64 x, y, width, height, as they were in a COCO file.
-
-    With x = 3.3 and a width of 32, x2 - x1 is 31.999999999999996: no medium detection any more, by a hair. Rounding
-    to nine decimals restores every width and height that has no more (COCO's have two).
-    """
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], np.round(boxes[:, 2:] - boxes[:, :2], 9)], axis=1)
-
-
 class _Curves(NamedTuple):
-    """What an engine accumulates; -1 where nothing is to be found."""
+    """What an engine accumulates; NaN where nothing is to be found."""
 
     precision: np.ndarray
     """(T, R, K, A, L) float64."""
@@ -115,13 +107,8 @@ def _numbers_of(number: COCONumber, curves: _Curves) -> np.ndarray:
     return np.moveaxis(values, -1, 0).reshape(values.shape[-1], -1)
 
 
-def _mean(values: np.ndarray) -> float:
-    known = values[values > -1]
-    return float(known.mean()) if len(known) else float("nan")
-
-
 def _of_classes(values: np.ndarray) -> np.ndarray:
-    return np.array([_mean(of_class) for of_class in values], np.float64)
+    return np.array([mean_of_known(of_class) for of_class in values], np.float64)
 
 
 def _by_hotcoco(detections: Detections, annotations: Annotations) -> _Curves:
@@ -182,7 +169,8 @@ def _accumulate(evaluation: Any) -> _Curves:
     """Runs an engine; the 12 numbers are then read from its curves, since its own summary is printed."""
     evaluation.evaluate()
     evaluation.accumulate()
-    return _Curves(evaluation.eval["precision"], evaluation.eval["recall"])
+    curves = (evaluation.eval["precision"], evaluation.eval["recall"])
+    return _Curves(*(np.where(curve > -1, curve, np.nan) for curve in curves))
 
 
 def _images_and_categories(annotations: Annotations) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -12,6 +12,12 @@ import numpy as np
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 
+UNKNOWN, LEFT_OUT = -1, -2
+"""What stands for the index of an image that the data set does not have, and of one that faults kept out of it."""
+
+LARGEST = 1e100
+"""A coordinate beyond this is no number of pixels, and areas would overflow."""
+
 _LISTED = 20
 """How many names a message lists before it leaves some out."""
 
@@ -23,6 +29,10 @@ class Columns(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     boxes: np.ndarray
+
+    def select(self, which: np.ndarray) -> "Columns":
+        """The rows at `which`, a mask (D,) or indices."""
+        return Columns(*(column[which] for column in self))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -37,8 +47,8 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a file of detections") from error
 
 
-def images_by_id(path: Path, annotations: Annotations) -> dict[Any, int]:
-    """Index of the image by its id as text.
+def images_by_id(path: Path, annotations: Annotations) -> dict[str, int]:
+    """Index of the image by its id as text; `LEFT_OUT` for those that faults kept out of the set.
 
     Raises:
         UserError: the data set has an id twice, so that a file could not say which image it means.
@@ -46,12 +56,12 @@ def images_by_id(path: Path, annotations: Annotations) -> dict[Any, int]:
     images = {image_id: index for index, image_id in enumerate(annotations.image_ids.tolist())}
     if len(images) != len(annotations):
         raise UserError(f"{path}: some images of the data set have the same id; name a set with each image once")
-    return images
+    return dict.fromkeys(annotations.left_out, LEFT_OUT) | images
 
 
 def look_up(known: dict[Any, int], ids: list[Any]) -> np.ndarray:
-    """(D,) int64: what `known` has for each id, -1 for those it does not have."""
-    return np.fromiter((known.get(item, -1) for item in ids), np.int64, len(ids))
+    """(D,) int64: what `known` has for each id, `UNKNOWN` for those it does not have."""
+    return np.fromiter((known.get(item, UNKNOWN) for item in ids), np.int64, len(ids))
 
 
 def listed(names: Sequence[object]) -> str:

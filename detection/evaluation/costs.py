@@ -3,6 +3,10 @@
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020 (arXiv 2008.08115), section
 2.3. Each kind is mended alone, starting from the same detections; the gains do not add up to the whole.
 
+The AP that gains are counted from is COCO's AP50: a class without objects is no part of the mean. The released code,
+tidecv 1.0.1, counts such a class as AP 0 as soon as it has detections, and leaves out a class of which mending leaves
+neither objects nor detections, which keeps its 0 here. For differences in the kinds see `errors`.
+
 Letters: ``D`` detections, ``M`` objects.
 """
 
@@ -11,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detection.data.dataset import Annotations
-from detection.evaluation.curves import Ranking, coco_order, mean_over_classes
+from detection.evaluation.curves import Ranking, coco_order
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import (
     BACKGROUND,
@@ -25,6 +29,7 @@ from detection.evaluation.errors import (
     Errors,
 )
 from detection.evaluation.matching import COCO_RECALLS
+from detection.evaluation.means import mean_of_known
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class _Verdicts:
         ranking = Ranking.build(self.detections.select(order), annotations, true[None], counted[None], self.wanted)
         precision = ranking.weigh(np.ones(len(annotations), np.int64)).at(COCO_RECALLS)[0]
         classes = np.unique(annotations.labels[~annotations.ignore]) - 1
-        return mean_over_classes(np.nan_to_num(precision[classes]))
+        return mean_of_known(np.nan_to_num(precision[classes]))
 
 
 def _first_choices(detections: Detections, errors: Errors) -> np.ndarray:

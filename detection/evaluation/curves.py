@@ -4,8 +4,8 @@ An image of weight w stands for w copies of it. Their detections have equal scor
 detections, of which only the end is looked at here. That is exact: along a run of true ones the precision rises, so the
 best precision at a recall inside the run, or a higher one, is found at the run's end or later; false ones matter only
 by their number before the next true one. So every AP by an envelope (COCO's 101 recalls, VOC's 11, the area) is that of
-the copies one by one. (Where an image has several detections of one class and score, each comes with all its copies:
-ties have no order of their own.)
+the copies one by one. It differs a little where an image has several detections of one class with the same score: here
+each comes with all its copies, where copies scored one by one would come in turns.
 
 Letters: ``D`` detections of the ranking, ``M`` objects, ``K`` classes, ``T`` verdicts on each detection (one for each
 IoU threshold), ``S = T * K`` curves, ``E`` true detections of all curves, ``R`` recalls, ``I`` images.
@@ -157,12 +157,6 @@ class Curves:
         area = np.diff(under[self.bounds])
         known = self.objects > 0
         return np.divide(area, self.objects, out=np.full(len(area), np.nan), where=known).reshape(self.thresholds, -1)
-
-
-def mean_over_classes(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN when nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def _running(weights: np.ndarray) -> np.ndarray:

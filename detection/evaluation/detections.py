@@ -60,7 +60,7 @@ class Detections:
         """Writes COCO's result form: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``.
 
         :meth:`read_coco` gives back the same detections in the same order: the same scores, and boxes that are the
-        same float32.
+        same float32 (of float64 ones, sizes are written with nine decimals).
 
         Args:
             path: the file; it is replaced whole or not at all.
@@ -79,10 +79,13 @@ class Detections:
         Returns:
             Detections in the order of the file; scores and boxes are float64.
 
+        Detections in images that faults kept out of the set (`Annotations.left_out`) are passed over. An id may be a
+        number where the set has text: 40 is "000040" as long as that can mean no other image.
+
         Raises:
             UserError: the file is missing or no such list; a detection names an image or a category that the set does
                 not have, has a box of negative size or a number that is not finite, or is there twice; or the boxes
-                are corners (x1, y1, x2, y2) by all appearances.
+                are corners (x1, y1, x2, y2) or shares of the image's sides by all appearances.
         """
         return cls(*coco_files.read(path, annotations))
 
@@ -112,6 +115,8 @@ class Detections:
     @classmethod
     def read_voc(cls, folder: str | Path, annotations: Annotations) -> "Detections":
         """Reads the result files ``comp3_det_<set>_<class>.txt`` or ``comp4_...`` of all classes of `annotations`.
+
+        Detections in images that faults kept out of the set (`Annotations.left_out`) are passed over.
 
         Returns:
             Detections class by class, in the order of each file; scores and boxes are float64.

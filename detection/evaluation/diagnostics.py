@@ -5,13 +5,14 @@ Letters: ``D`` detections, ``M`` objects, ``K`` classes, ``T`` IoU thresholds, `
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from detection.data.dataset import Annotations
 from detection.evaluation.curves import coco_ranking
 from detection.evaluation.detections import Detections
-from detection.evaluation.matching import COCO_RECALLS, coco_matches
+from detection.evaluation.matching import COCO_IOUS, COCO_RECALLS, coco_matches
 
 COCO_SIZES = (0.0, 32.0, 96.0, np.inf)
 """Where small, medium and large objects begin, in pixels: square roots of COCO's areas."""
@@ -24,6 +25,8 @@ FINE_SIZES = (0.0, 16.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, np.
 class SizeRecall:
     """Share of the objects that are found, by size."""
 
+    ious: np.ndarray
+    """(T,) float64: smallest IoU of a match."""
     edges: np.ndarray
     """(B + 1,) float64: a bin holds the objects whose square root of area is at least its edge and below the next."""
     objects: np.ndarray
@@ -36,6 +39,12 @@ class SizeRecall:
         """(B, T) float64: share of the bin's objects that are found; NaN in an empty bin."""
         objects = np.broadcast_to(self.objects[:, None], self.found.shape)
         return np.divide(self.found, objects, out=np.full(self.found.shape, np.nan), where=objects > 0)
+
+    def merged(self, edges: Sequence[float]) -> "SizeRecall":
+        """The same in fewer bins; all of `edges` are among the present ones, with the first and the last."""
+        starts = np.searchsorted(self.edges, edges[:-1])
+        objects, found = (np.add.reduceat(counts, starts, axis=0) for counts in (self.objects, self.found))
+        return SizeRecall(self.ious, np.asarray(edges, np.float64), objects, found)
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,81 @@ class PrecisionRecall:
         return self.precision[:, known].mean(axis=1)
 
 
+@dataclass(frozen=True)
+class Diagnostics:
+    """What is told about a result beside its scores and errors."""
+
+    confusion: np.ndarray
+    """(K + 1, K + 1) int64 of :func:`confusion_matrix`."""
+    score_threshold: float
+    """Smallest score of the detections in `confusion`."""
+    iou: float
+    """Smallest IoU of a match in `confusion`."""
+    recall: SizeRecall
+    """In the bins `FINE_SIZES`, at COCO's ten thresholds."""
+    precision: PrecisionRecall
+    """At IoU 0.5 and 0.75."""
+
+    def record(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """All of it in lists and dictionaries, for JSON; None for what does not exist, and for no upper bound."""
+        recall, precision = self.recall, self.precision
+        curves = zip(class_names, _plain(precision.precision.swapaxes(0, 1)), strict=True)
+        ious = [f"IoU {iou:g}" for iou in precision.ious]
+        return {
+            "confusion matrix": {
+                "IoU": self.iou,
+                "score threshold": self.score_threshold,
+                "rows: annotated as": [*class_names, "nothing there"],
+                "columns: detected as": [*class_names, "not found"],
+                "counts": self.confusion.tolist(),
+            },
+            "recall by object size": {
+                "IoUs": np.round(recall.ious, 2).tolist(),
+                "square root of area from": _plain(recall.edges[:-1]),
+                "below": _plain(recall.edges[1:]),
+                "objects": recall.objects.tolist(),
+                "found at each IoU": recall.found.tolist(),
+                "recall at each IoU": _plain(recall.recall),
+            },
+            "precision at recall": {
+                "recalls": np.round(precision.recalls, 2).tolist(),
+                "mean": dict(zip(ious, _plain(precision.mean), strict=True)),
+                "classes": {name: dict(zip(ious, of_class, strict=True)) for name, of_class in curves},
+            },
+        }
+
+
+def diagnose(
+    detections: Detections, annotations: Annotations, score_threshold: float = 0.5, iou: float = 0.5
+) -> Diagnostics:
+    """Confusion matrix, recall by object size, and precision by recall.
+
+    Args:
+        detections: D detections in the images of `annotations`.
+        annotations: M objects of K classes.
+        score_threshold: for :func:`confusion_matrix`.
+        iou: likewise.
+
+    Raises:
+        UserError: the set has no annotations.
+    """
+    return Diagnostics(
+        confusion=confusion_matrix(detections, annotations, score_threshold, iou),
+        score_threshold=score_threshold,
+        iou=iou,
+        recall=recall_by_size(detections, annotations, COCO_IOUS),
+        precision=precision_recall(detections, annotations),
+    )
+
+
 def confusion_matrix(
     detections: Detections, annotations: Annotations, score_threshold: float = 0.5, iou: float = 0.5
 ) -> np.ndarray:
     """What objects of each class are taken for.
 
     Detections are matched by COCO's rule as if all classes were one, so that a detection goes to the object it overlaps
-    most, whatever that is. The best 100 of an image take part. Detections of ignored objects are left out.
+    most, whatever that is. The best 100 of an image take part. Of the others, those that lie in an ignored object of
+    their own class are left out.
 
     Args:
         detections: D detections in the images of `annotations`.
@@ -82,10 +159,15 @@ def confusion_matrix(
         UserError: the set has no annotations.
     """
     confident = detections.select(detections.scores >= score_threshold)
-    one_class = replace(annotations, labels=np.ones_like(annotations.labels))
-    matches = coco_matches(replace(confident, labels=np.ones_like(confident.labels)), one_class, np.array([iou]))
+    ious = np.array([iou])
+    # What may not be matched gets label 0, which no detection has.
+    one_class = replace(annotations, labels=(~annotations.ignore).astype(np.int64))
+    matches = coco_matches(replace(confident, labels=np.ones_like(confident.labels)), one_class, ious)
+    crowds = replace(annotations, labels=np.where(annotations.ignore, annotations.labels, 0))
+    excused = coco_matches(confident, crowds, ious).ignored[0]
     background = len(annotations.class_names)
-    objects, counted = matches.objects[0], ~matches.ignored[0]
+    objects = matches.objects[0]
+    counted = ~matches.ignored[0] & ~(excused & (objects < 0))
     actual = np.append(annotations.labels - 1, background)[objects[counted]]
     lost = ~annotations.ignore
     lost[objects[objects >= 0]] = False
@@ -120,6 +202,7 @@ def recall_by_size(
     inside = ~annotations.ignore & (bins >= 0) & (bins < len(edges) - 1)
     count = len(edges) - 1
     return SizeRecall(
+        ious=np.asarray(ious, np.float64),
         edges=np.asarray(edges, np.float64),
         objects=np.bincount(bins[inside], minlength=count),
         found=np.stack([np.bincount(bins[inside & own], minlength=count) for own in found], axis=1),
@@ -137,3 +220,8 @@ def precision_recall(
     ranking = coco_ranking(detections, annotations, np.asarray(ious, np.float64))
     precision = ranking.weigh(np.ones(len(annotations), np.int64)).at(COCO_RECALLS)
     return PrecisionRecall(np.asarray(ious, np.float64), COCO_RECALLS, precision)
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """Nested lists with None for what is not finite."""
+    return np.where(np.isfinite(values), values, None).tolist()

@@ -1,7 +1,14 @@
 """What is wrong with each detection, and which objects nobody found: the kinds of TIDE.
 
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020 (arXiv 2008.08115),
-section 2.2, with the order of precedence of its released code.
+section 2.2, with the order of precedence of its released code, tidecv 1.0.1. Four things differ from that code, so that
+what is true or false here is what COCO's AP50 counts:
+
+- a detection matched to an ignored object has no error here; there it gets a kind, by the ordinary objects around it,
+  and may be mended into a true one;
+- here the best 100 detections of an image and class take part, there the best 100 of an image;
+- "localization" ends below `iou`, and "background" below `background`; there both bounds are included;
+- of objects that are overlapped equally the last one is found here (pycocotools), there the first.
 
 Letters: ``D`` detections, ``M`` objects.
 """

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detection.data.box_forms import boxes_from_coco, boxes_to_coco
 from detection.data.dataset import Annotations
-from detection.evaluation.coco import boxes_to_coco
 from detection.evaluation.detections import Detections
-from detection.evaluation.overlaps import chunks, pairwise_iou, spell_out
+from detection.evaluation.overlaps import candidates, chunks, pairwise_iou, spell_out
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 """(10,) float64: the thresholds of COCO's AP, .5, .55, ... .95, computed as pycocotools does."""
@@ -83,8 +83,7 @@ def ranks(detections: Detections, classes: int) -> np.ndarray:
 
 def coco_boxes(boxes: np.ndarray) -> np.ndarray:
     """(N, 4) float64 boxes whose far corners are those of COCO's x, y, w, h, to the bit."""
-    sized = boxes_to_coco(boxes)
-    return np.concatenate([sized[:, :2], sized[:, :2] + sized[:, 2:]], axis=1)
+    return boxes_from_coco(boxes_to_coco(boxes))
 
 
 def _pairs(
@@ -94,16 +93,11 @@ def _pairs(
 
     They are ordered by detection, then by object.
     """
-    width = len(annotations.class_names) + 1
-    keys = annotations.image_of_object * width + annotations.labels
-    objects = np.argsort(keys, kind="stable")
-    wanted = detections.image_indices * width + detections.labels
-    first = np.searchsorted(keys[objects], wanted, side="left")
-    counts = np.searchsorted(keys[objects], wanted, side="right") - first
+    objects, first, counts = candidates(detections, annotations, np.arange(len(annotations.boxes)))
     found, own = coco_boxes(detections.boxes), coco_boxes(annotations.boxes)
-    candidates = np.flatnonzero(allowed & (counts > 0))
+    paired = np.flatnonzero(allowed & (counts > 0))
     parts = []
-    for part in chunks(candidates, counts[candidates]):
+    for part in chunks(paired, counts[paired]):
         _, rows, members = spell_out(first[part], counts[part])
         rows, members = part[rows], objects[members]
         overlaps = pairwise_iou(found[rows], own[members], crowd=annotations.ignore[members])

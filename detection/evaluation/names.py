@@ -1,4 +1,7 @@
-"""What scores are called: every number carries the name of its protocol."""
+"""What scores are called, each by the name of its protocol, and what results are called."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from detection.config import MetricSettings, VOCMetricSettings
 
@@ -33,3 +36,15 @@ def voc_names(number: str, settings: VOCMetricSettings) -> dict[str, str]:
     words = ", ".join(filter(None, (_CHOICES[settings.pixels], _CHOICES[settings.difficult])))
     suffix = f" ({words})" if words else ""
     return {kind: f"{_KINDS[kind]} {number}@{settings.iou:g}{suffix}" for kind in chosen}
+
+
+def result_names(paths: Sequence[str]) -> list[str]:
+    """Short and different names of files of detections or checkpoints; the paths where the short ones are the same.
+
+    ``runs/voc07/eval/detections.json`` and ``runs/voc07/best.pt`` are both called voc07.
+    """
+    said_by_all = {"detections.json", "eval", "best.pt", "last.pt"}
+    names = [next((part for part in reversed(Path(path).parts) if part not in said_by_all), path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [path if path not in paths[:place] else f"{path} ({place + 1})" for place, path in enumerate(paths)]

@@ -3,15 +3,41 @@
 A matrix of all detections and all objects would not fit into memory; the pairs that can overlap at all, those of one
 image, do, a chunk at a time.
 
-Letters: ``P`` pairs of a detection and an object, ``R`` rows (detections, mostly) that each have a range of partners.
+Letters: ``D`` detections, ``M`` objects, ``P`` pairs of a detection and an object, ``R`` rows (detections,
+mostly) that each have a range of partners.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from detection.data.dataset import Annotations
+from detection.evaluation.detections import Detections
+
 PAIRS_AT_ONCE = 500_000
 """Pairs whose IoU is held in memory at a time (about 100 MB)."""
+
+
+def candidates(
+    detections: Detections, annotations: Annotations, objects: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The objects of each detection's image and class.
+
+    Args:
+        detections: D detections in the images of `annotations`.
+        annotations: M objects.
+        objects: (N,) which of them take part, ascending.
+
+    Returns:
+        (N,) the objects grouped by image and class, ascending inside a group; (D,) the place where each detection's
+        group begins; (D,) how many it holds.
+    """
+    width = len(annotations.class_names) + 1
+    keys = (annotations.image_of_object * width + annotations.labels)[objects]
+    order = np.argsort(keys, kind="stable")
+    wanted = detections.image_indices * width + detections.labels
+    first = np.searchsorted(keys[order], wanted, side="left")
+    return objects[order], first, np.searchsorted(keys[order], wanted, side="right") - first
 
 
 def chunks(rows: np.ndarray, counts: np.ndarray) -> Iterator[np.ndarray]:

@@ -25,9 +25,15 @@ def read_detections(path: str | Path, annotations: Annotations) -> Detections:
         annotations: the data set that was detected in.
 
     Raises:
-        UserError: as :meth:`Detections.read_voc` and :meth:`Detections.read_coco` do.
+        UserError: as :meth:`Detections.read_voc` and :meth:`Detections.read_coco` do; also for a checkpoint, and for
+            one of VOC's files instead of their folder.
     """
-    return (Detections.read_voc if Path(path).is_dir() else Detections.read_coco)(path, annotations)
+    path = Path(path)
+    if path.suffix == ".pt":
+        raise UserError(f"{path}: is a checkpoint; name a file of detections (eval_det.py writes one)")
+    if path.suffix == ".txt":
+        raise UserError(f"{path}: is one of VOC's files; name their folder, {path.parent}")
+    return (Detections.read_voc if path.is_dir() else Detections.read_coco)(path, annotations)
 
 
 def write_server_archive(

@@ -44,10 +44,17 @@ class Scores:
         "VOC07 11-point AP@0.5 cat".
         """
         record = self.coco.summary | self.headline()
-        columns = {"COCO AP": self.coco.ap, "COCO AP50": self.coco.ap50} | self._voc_columns()
-        for index, class_name in enumerate(class_names):
-            record |= {f"{name} {class_name}": float(column[index]) for name, column in columns.items()}
+        for class_name, numbers in self.classes(class_names).items():
+            record |= {f"{name} {class_name}": value for name, value in numbers.items()}
         return {name: None if math.isnan(value) else value for name, value in record.items()}
+
+    def classes(self, class_names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The APs of each class, by class and by the full name of the protocol; NaN where there is nothing to find."""
+        columns = {"COCO AP": self.coco.ap, "COCO AP50": self.coco.ap50} | self._voc_columns()
+        return {
+            class_name: {name: float(column[index]) for name, column in columns.items()}
+            for index, class_name in enumerate(class_names)
+        }
 
     def tables(self, class_names: Sequence[str]) -> list[Table]:
         """COCO's 12 numbers with their meaning, then the APs of every class, side by side."""

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detection.evaluation.bootstrap import Intervals
+from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.coco import SUMMARY, COCOScores
 from detection.evaluation.costs import ErrorCost
+from detection.evaluation.diagnostics import COCO_SIZES, Diagnostics, PrecisionRecall, SizeRecall
+from detection.evaluation.means import mean_of_known
 from detection.evaluation.voc import VOCScores
 
 _PIXELS = {"inclusive": "inclusive pixels", "continuous": "continuous coordinates"}
@@ -34,6 +36,8 @@ _KINDS = {
     "false negatives": "all objects that are not found",
 }
 """The kinds of error of TIDE (arXiv 2008.08115) in words."""
+
+_MOST_CONFUSIONS = 10
 
 
 def coco_table(scores: COCOScores) -> Table:
@@ -69,54 +73,146 @@ def class_table(
     table.add_column("class", overflow="fold")
     _number_columns(table, "objects", "detected", *columns)
     for index, name in enumerate(class_names):
-        counts = (str(voc.objects[index]), str(voc.detections[index]))
+        counts = (f"{voc.objects[index]:,}", f"{voc.detections[index]:,}")
         table.add_row(escape(name), *counts, *(_percent(values[index]) for values in columns.values()))
     table.add_section()
-    totals = (str(voc.objects.sum()), str(voc.detections.sum()))
-    table.add_row("mean", *totals, *map(_mean_percent, columns.values()), style="bold")
+    totals = (f"{voc.objects.sum():,}", f"{voc.detections.sum():,}")
+    means = (_percent(mean_of_known(values)) for values in columns.values())
+    table.add_row("mean", *totals, *means, style="bold")
     return table
 
 
 def interval_table(intervals: Intervals, name: str = "first", versus: str = "second") -> Table:
     """The headline's numbers in percent with their 95 % intervals; of two detectors also the paired difference.
 
+    Without resamples there are no intervals, and no column for them.
+
     Args:
         intervals: as :func:`detection.evaluation.bootstrap.bootstrap` gives them.
         name: what the first detector is called where there are two.
         versus: what the second is called.
     """
-    sides = [("", intervals.scores, "")]
-    caption = "by a bootstrap over the images"
-    if intervals.difference:
-        sides = [
-            (name, intervals.scores, ""),
-            (versus, intervals.versus, ""),
-            ("difference", intervals.difference, "+"),
-        ]
-        caption += "\na difference whose interval holds 0 may be chance"
+    two, resampled = bool(intervals.difference), _have_ends(intervals.scores.values())
+    sides = [(name, intervals.scores, ""), (versus, intervals.versus, ""), ("difference", intervals.difference, "+")]
+    captions = ["by a bootstrap over the images", "a difference whose interval holds 0 may be chance"]
+    caption = "\n".join(captions[: 1 + two]) if resampled else ""
     table = _table("Means over the classes, in %", caption)
     table.add_column("number", overflow="fold")
-    table.add_column("of" if intervals.difference else "", overflow="fold")
-    _number_columns(table, "value", "95 % interval")
+    if two:
+        table.add_column("of", overflow="fold")
+    _number_columns(table, "value", *["95 % interval"] * resampled)
     for number in intervals.scores:
-        for row, (side, values, sign) in enumerate(sides):
+        for row, (side, values, sign) in enumerate(sides if two else sides[:1]):
             interval = values[number]
-            ends = f"{_percent(interval.low, sign)} to {_percent(interval.high, sign)}"
-            table.add_row(number if row == 0 else "", escape(side), _percent(interval.value, sign), ends)
-        if intervals.difference:
+            names = [number if row == 0 else "", escape(side)][: 1 + two]
+            table.add_row(*names, _percent(interval.value, sign), *[_ends(interval, sign)] * resampled)
+        if two:
             table.add_section()
     return table
 
 
+def _have_ends(intervals: Iterable[Interval]) -> bool:
+    return any(not math.isnan(interval.low) for interval in intervals)
+
+
+def _ends(interval: Interval, sign: str) -> str:
+    known = _have_ends([interval])
+    return f"{_percent(interval.low, sign)} to {_percent(interval.high, sign)}" if known else "-"
+
+
 def error_table(costs: Mapping[str, ErrorCost]) -> Table:
     """How many errors there are of each kind, and what AP50 would gain, in points, if there were none."""
-    table = _table("Errors: what keeps COCO AP50 down", "kinds and gains as TIDE defines them (arXiv 2008.08115)")
+    caption = "kinds after TIDE (arXiv 2008.08115); detections on ignored objects left out"
+    table = _table("Errors: what keeps COCO AP50 down", caption)
     table.add_column("error", no_wrap=True)
     table.add_column("meaning")
     _number_columns(table, "count", "AP50 gained\nif mended")
     for kind, cost in costs.items():
-        table.add_row(kind, _KINDS[kind], str(cost.count), _percent(cost.ap50, sign="+"))
+        table.add_row(kind, _KINDS[kind], f"{cost.count:,}", _percent(cost.ap50, sign="+"))
     return table
+
+
+def diagnostic_tables(diagnostics: Diagnostics, class_names: Sequence[str]) -> list[Table]:
+    """Precision by recall, recall by object size, and what is taken for what."""
+    return [
+        precision_table(diagnostics.precision),
+        recall_table(diagnostics.recall),
+        confusion_table(diagnostics.confusion, class_names, diagnostics.score_threshold, diagnostics.iou),
+    ]
+
+
+def precision_table(curves: PrecisionRecall) -> Table:
+    """The precision at recall 0, 10, ... 100 % at each IoU, means over the classes; COCO's AP in the last row."""
+    table = _table("Precision by recall, in %", "means over the classes")
+    _number_columns(table, "recall", *(f"precision\nat IoU {iou:g}" for iou in curves.ious))
+    step = (len(curves.recalls) - 1) // 10
+    for place in range(0, len(curves.recalls), step):
+        table.add_row(f"{100 * curves.recalls[place]:.0f}", *map(_percent, curves.mean[:, place]))
+    table.add_section()
+    table.add_row("AP", *map(_percent, curves.mean.mean(axis=1)), style="bold")
+    return table
+
+
+def recall_table(recall: SizeRecall) -> Table:
+    """The share of the objects that are found, by size: at the first IoU, and the mean over all.
+
+    The bins' bounds hold COCO's: small, medium and large objects come last, then all of them.
+    """
+    caption = "size: square root of the area in pixels; at most 100 detections per image and class"
+    table = _table("Recall by object size, in %", caption)
+    table.add_column("size", no_wrap=True)
+    mean = f"mean of IoU\n{recall.ious[0]:g} to {recall.ious[-1]:g}"
+    _number_columns(table, "objects", f"found at\nIoU {recall.ious[0]:g}", mean)
+    coarse = recall.merged(COCO_SIZES)
+    names = [f"{name} ({size})" for name, size in zip(("small", "medium", "large"), _sizes(coarse), strict=True)]
+    total = recall.merged(recall.edges[[0, -1]])
+    for rows, bins in ((_sizes(recall), recall), (names, coarse), (["all"], total)):
+        for row, objects, shares in zip(rows, bins.objects, bins.recall, strict=True):
+            style = "bold" if bins is total else None
+            table.add_row(row, f"{objects:,}", _percent(shares[0]), _percent(shares.mean()), style=style)
+        table.add_section()
+    return table
+
+
+def _sizes(recall: SizeRecall) -> list[str]:
+    """The bins of size in words."""
+    bounds = zip(recall.edges[:-1], recall.edges[1:], strict=True)
+    return [f"{low:g} up" if math.isinf(high) else f"{low:g} to {high:g}" for low, high in bounds]
+
+
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str], score_threshold: float, iou: float) -> Table:
+    """The ten most frequent confusions of two classes, and what became of all objects and detections.
+
+    Args:
+        matrix: (K + 1, K + 1) of :func:`detection.evaluation.diagnostics.confusion_matrix`.
+        class_names: K names.
+        score_threshold: what it was made with.
+        iou: likewise.
+    """
+    title = f"Confusions at IoU {iou:g}, scores from {score_threshold:g}"
+    table = _table(title, "%: of the objects annotated so; in the last row of the detections")
+    for name in ("annotated as", "detected as"):
+        table.add_column(name, overflow="fold")
+    _number_columns(table, "count", "%")
+    classes, objects = matrix[:-1, :-1], matrix[:-1].sum(axis=1)
+    between = classes - np.diag(np.diag(classes))
+    for place in np.argsort(-between, axis=None, kind="stable")[: min(_MOST_CONFUSIONS, np.count_nonzero(between))]:
+        actual, found = np.unravel_index(place, between.shape)
+        names = escape(class_names[actual]), escape(class_names[found])
+        table.add_row(*names, *_count_and_share(between[actual, found], objects[actual]))
+    table.add_section()
+    for found, count in (
+        ("the same", np.trace(classes)),
+        ("another class", between.sum()),
+        ("not found", matrix[:-1, -1].sum()),
+    ):
+        table.add_row("any class", found, *_count_and_share(count, objects.sum()))
+    table.add_row("nothing there", "any class", *_count_and_share(matrix[-1].sum(), matrix[:, :-1].sum()))
+    return table
+
+
+def _count_and_share(count: int, of: int) -> tuple[str, str]:
+    return f"{count:,}", _percent(count / of if of else math.nan)
 
 
 def plain_text(table: Table) -> str:
@@ -139,10 +235,5 @@ def _protocol(scores: VOCScores) -> str:
     return f"match at IoU >= {scores.iou:g}, {_PIXELS[scores.pixels]}, {_DIFFICULT[scores.difficult]}"
 
 
-def _mean_percent(values: np.ndarray) -> str:
-    known = values[~np.isnan(values)]
-    return _percent(float(known.mean()) if len(known) else math.nan)
-
-
 def _percent(value: float, sign: str = "") -> str:
-    return "-" if math.isnan(value) else f"{100 * value:{sign}.1f}"
+    return "-" if math.isnan(value) else f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # 0.0 rather than -0.0

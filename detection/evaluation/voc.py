@@ -13,7 +13,8 @@ import numpy as np
 
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
-from detection.evaluation.overlaps import chunks, first_largest, pairwise_iou, spell_out
+from detection.evaluation.means import mean_of_known
+from detection.evaluation.overlaps import candidates, chunks, first_largest, pairwise_iou, spell_out
 
 Pixels = Literal["inclusive", "continuous"]
 Difficult = Literal["ignore", "drop", "count"]
@@ -49,12 +50,12 @@ class VOCScores:
     @property
     def mean_11point(self) -> float:
         """Mean of `ap_11point` over the classes that have countable objects; NaN when none has."""
-        return _mean(self.ap_11point)
+        return mean_of_known(self.ap_11point)
 
     @property
     def mean_area(self) -> float:
         """Mean of `ap_area` over the classes that have countable objects; NaN when none has."""
-        return _mean(self.ap_area)
+        return mean_of_known(self.ap_area)
 
 
 def voc_scores(
@@ -136,13 +137,7 @@ def _best_objects(
     detections: Detections, annotations: Annotations, present: np.ndarray, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(D,) index of the object of the same image and class with the largest IoU, or -1 if none overlaps; (D,) IoU."""
-    width = len(annotations.class_names) + 1
-    keys = annotations.image_of_object * width + annotations.labels
-    objects = np.flatnonzero(present)
-    objects = objects[np.argsort(keys[objects], kind="stable")]  # grouped; file order inside a group
-    wanted = detections.image_indices * width + detections.labels
-    first = np.searchsorted(keys[objects], wanted, side="left")
-    counts = np.searchsorted(keys[objects], wanted, side="right") - first
+    objects, first, counts = candidates(detections, annotations, np.flatnonzero(present))
     best, overlap = np.full(len(detections), -1), np.zeros(len(detections))
     paired = np.flatnonzero(counts)
     for part in chunks(paired, counts[paired]):
@@ -184,8 +179,3 @@ def _ap_area(recall: np.ndarray, precision: np.ndarray) -> float:
 def _envelope(precision: np.ndarray) -> np.ndarray:
     """The best precision here or later in the ranking."""
     return np.maximum.accumulate(precision[::-1])[::-1]
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from detection.data.box_forms import boxes_to_voc, voc_to_boxes
 from detection.data.dataset import Annotations
-from detection.data.voc import boxes_to_voc, voc_to_boxes
 from detection.errors import UserError
 from detection.evaluation.columns import (
+    LARGEST,
+    UNKNOWN,
     Columns,
     first,
     first_duplicate,
@@ -39,7 +41,7 @@ def write(
     ids = annotations.image_ids.tolist()
     paths = []
     for label, name in enumerate(annotations.class_names, 1):
-        part = Columns(*(column[columns.labels == label] for column in columns))
+        part = columns.select(columns.labels == label)
         images = (ids[index] for index in part.image_indices.tolist())
         boxes = boxes_to_voc(part.boxes.astype(np.float64))
         rows = zip(images, part.scores.tolist(), *boxes.T.tolist(), strict=True)
@@ -89,27 +91,30 @@ def _read_class(path: Path, label: int, images: dict[str, int]) -> Columns:
     rows = [row for row in rows if row]
     try:
         values = np.fromiter(map(float, chain.from_iterable(row[1:] for row in rows)), np.float64).reshape(-1, 5)
-        if set(map(len, rows)) - {len(_FIELDS)}:
+        if set(map(len, rows)) - {len(_FIELDS)} or not _is_plain("".join(chain.from_iterable(row[1:] for row in rows))):
             raise ValueError
     except ValueError as error:
         raise UserError(_first_mistake(path, rows, numbers)) from error
     indices = look_up(images, [row[0] for row in rows])
     corners = values[:, 1:]
-    for row in first(indices < 0):
+    for row in first(indices == UNKNOWN):
         missing = f"image {rows[row][0]} is not in the data set"
         raise UserError(f"{path}: line {numbers[row]}: {missing}; name the set that was detected in")
     for row in first(~np.isfinite(values).all(axis=1)):
         raise UserError(f"{path}: line {numbers[row]}: {' '.join(rows[row])}: not finite; mend the detector")
+    for row in first((np.abs(corners) > LARGEST).any(axis=1)):
+        raise UserError(f"{path}: line {numbers[row]}: {' '.join(rows[row])}: no place in an image; mend the detector")
     # An inclusive box is xmax - xmin + 1 wide. One that was less than a pixel wide has xmax < xmin, rightly.
     for row in first((corners[:, 2:] - corners[:, :2] < -1.01).any(axis=1)):
         reversed_box = f"{' '.join(rows[row])}: xmax < xmin or ymax < ymin"
         raise UserError(f"{path}: line {numbers[row]}: {reversed_box}; write {' '.join(_FIELDS)}")
     boxes = voc_to_boxes(corners)
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
-    columns = Columns(indices, np.full(len(rows), label), values[:, 0].copy(), boxes)
+    kept = np.flatnonzero(indices >= 0)
+    columns = Columns(indices, np.full(len(rows), label), values[:, 0], boxes).select(kept)
     duplicate = first_duplicate(columns)
     if duplicate:
-        lines = " and ".join(str(numbers[row]) for row in duplicate)
+        lines = " and ".join(str(numbers[kept[row]]) for row in duplicate)
         raise UserError(f"{path}: lines {lines} are the same; remove one of them")
     return columns
 
@@ -128,6 +133,11 @@ def _first_mistake(path: Path, rows: list[list[str]], numbers: list[int]) -> str
 
 def _is_sound(fields: list[str]) -> bool:
     try:
-        return len(fields) == len(_FIELDS) and len([float(field) for field in fields[1:]]) > 0
+        return len(fields) == len(_FIELDS) and len([float(field) for field in fields[1:] if _is_plain(field)]) == 5
     except ValueError:
         return False
+
+
+def _is_plain(text: str) -> bool:
+    """Python reads "1_0" and full-width digits as numbers, too; nobody means them."""
+    return text.isascii() and "_" not in text

@@ -5,8 +5,10 @@ Letters: ``I`` pictures of the report, ``M`` their objects, ``D`` their detectio
 
 import base64
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import IGNORED, KINDS, TRUE, Errors
+from detection.plain import plain
 
 MISSED, IGNORED_OBJECT = "missed", "ignored object"
 SIZES = ("small", "medium", "large")
@@ -48,7 +51,7 @@ def slider(scores: np.ndarray, errors: Errors, annotations: Annotations) -> Slid
     places = np.linspace(low, high, _STEPS + 1).round(10)
     # As the page compares: float32 with float32.
     ranked = np.sort(scores[errors.kinds == TRUE].astype(np.float32))
-    false = np.sort(scores[(errors.kinds != TRUE) & (errors.kinds != IGNORED)].astype(np.float32))
+    false = np.sort(scores[_are_false(errors)].astype(np.float32))
     true_there = len(ranked) - np.searchsorted(ranked, places.astype(np.float32), side="left")
     false_there = len(false) - np.searchsorted(false, places.astype(np.float32), side="left")
     objects = np.count_nonzero(~annotations.ignore)
@@ -60,7 +63,7 @@ def slider(scores: np.ndarray, errors: Errors, annotations: Annotations) -> Slid
 def errors_of_images(detections: Detections, annotations: Annotations, errors: Errors, least: float) -> np.ndarray:
     """(I,) false detections with a score of at least `least`, and objects that none of these finds."""
     shown = detections.scores.astype(np.float32) >= np.float32(least)
-    false = shown & (errors.kinds != TRUE) & (errors.kinds != IGNORED)
+    false = shown & _are_false(errors)
     found = (errors.found_by >= 0) & np.append(shown, False)[errors.found_by]
     counts = np.bincount(detections.image_indices[false], minlength=len(annotations))
     return counts + np.bincount(annotations.image_of_object[~found & ~annotations.ignore], minlength=len(annotations))
@@ -77,7 +80,9 @@ class Excerpt:
     def pictures(self, missing: Mapping[int, str]) -> dict[str, Any]:
         """Names and sizes; `missing` says why a picture is, by its place in the report."""
         return {
+            "inSet": len(self.annotations),
             "ids": self.annotations.image_ids[self.images].tolist(),
+            "files": shown_names(self.annotations.image_paths[self.images].tolist()),
             "missing": {str(index): reason for index, reason in missing.items()},
             "arrays": {"sizes": _packed(self.annotations.sizes[self.images], "i4")},
         }
@@ -134,21 +139,23 @@ def kind_names() -> list[str]:
 
 def script(report: Mapping[str, Any]) -> str:
     """The report as JavaScript. All but ASCII is escaped, and ``<``, so that no name can end or begin anything."""
-    text = json.dumps(_without_nan(report), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(plain(report), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return f"const REPORT = {text.replace('<', chr(92) + 'u003c')};\n"
 
 
-def plain(values: Sequence[float] | np.ndarray) -> list[float | None]:
-    """Numbers rounded to six digits after the point, None for NaN."""
-    return [None if np.isnan(value) else round(float(value), 6) for value in values]
+def shown_names(paths: Sequence[str]) -> list[str]:
+    """Names of files as the page shows them: without folders, or where those are equal from the shared folder on."""
+    names = [Path(path).name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    absolute = [os.path.abspath(path) for path in paths]
+    shared = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [Path(path).relative_to(shared).as_posix() for path in absolute]
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _are_false(errors: Errors) -> np.ndarray:
+    """(D,) bool: detections that count as errors."""
+    return (errors.kinds != TRUE) & (errors.kinds != IGNORED)
 
 
 def _packed(array: np.ndarray, kind: str) -> list[str]:

@@ -5,13 +5,15 @@ disk ask for anything else. So a picture with an orientation is encoded anew, wi
 """
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from detection.data.dataset import UNDECODABLE, why_undecodable
+from detection.errors import UserError
 from detection.files import replacing
 
 LONGEST = 1000
@@ -21,13 +23,18 @@ THUMBNAIL = 360
 
 _ORIENTATION = 0x0112
 """EXIF's tag of the way a camera was held; 1 is upright."""
+_OURS = re.compile(r"\d{6,}\.jpg")
+_SCAN = 0xDA
+_PRIVATE = {0xE1, 0xED}
+"""JPEG segments that say where, when and by whom a picture was taken: APP1 (EXIF, XMP) and APP13 (IPTC)."""
 
 
 def copy_pictures(folder: Path, paths: Sequence[str], progress: Callable[[float], None]) -> dict[int, str]:
     """Writes ``pictures/000017.jpg`` and ``thumbnails/000017.jpg`` for the path at index 17, and so on.
 
-    A JPEG of 8 bits with at most `LONGEST` pixels on a side and no orientation is copied as it is, byte by byte; all
-    else is encoded anew. Names on the disk are numbers, so that those of the data set may hold anything.
+    A JPEG of 8 bits with at most `LONGEST` pixels on a side and no orientation is copied byte by byte, except for what
+    it says about place and author; all else is encoded anew. Names on the disk are numbers, so that those of the data
+    set may hold anything. Copies of that kind which an earlier report left there are removed.
 
     Args:
         folder: where to write.
@@ -49,7 +56,23 @@ def copy_pictures(folder: Path, paths: Sequence[str], progress: Callable[[float]
             if reason:
                 missing[index] = reason
             progress((index + 1) / len(paths))
+    copies = {file_name(index) for index in range(len(paths)) if index not in missing}
+    for part in ("pictures", "thumbnails"):
+        remove(path for path in (folder / part).glob("*") if _OURS.fullmatch(path.name) and path.name not in copies)
     return missing
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Removes files of an earlier report.
+
+    Raises:
+        UserError: one cannot be removed.
+    """
+    for path in paths:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be removed ({error.strerror}); choose another --output") from error
 
 
 def file_name(index: int) -> str:
@@ -86,13 +109,33 @@ def _read(path: str) -> tuple[bytes | None, Image.Image | None, Image.Image]:
         if image.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits per channel")
         as_it_is = image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= LONGEST
+        kept = None
         if as_it_is and image.getexif().get(_ORIENTATION, 1) == 1:
+            kept = _without_private(Path(path).read_bytes())
+        if kept:
             # Decoding at a half or a quarter of the size takes a part of the time, and still finds a broken file.
             image.draft(image.mode, (THUMBNAIL, THUMBNAIL))
-            return Path(path).read_bytes(), None, _reduced(image, THUMBNAIL)
+            return kept, None, _reduced(image, THUMBNAIL)
         image.draft("RGB", (LONGEST, LONGEST))
         large = _reduced(image, LONGEST)
     return None, large, _reduced(large, THUMBNAIL)
+
+
+def _without_private(jpeg: bytes) -> bytes | None:
+    """The JPEG without its segments on place and author, otherwise unchanged; None where segments cannot be followed.
+
+    Segments (ISO/IEC 10918-1, annex B): 0xFF, a marker, and a length of two bytes that counts itself.
+    """
+    kept, place = [jpeg[:2]], 2
+    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
+        marker = jpeg[place + 1]
+        if marker == _SCAN:
+            return b"".join([*kept, jpeg[place:]])
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if marker not in _PRIVATE:
+            kept.append(jpeg[place:end])
+        place = end
+    return None
 
 
 def _reduced(image: Image.Image, longest: int) -> Image.Image:

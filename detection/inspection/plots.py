@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detection.data.dataset import Annotations
-from detection.evaluation.costs import ErrorCost, error_costs
+from detection.evaluation.costs import ErrorCost
 from detection.evaluation.detections import Detections
 from detection.evaluation.diagnostics import (
     COCO_SIZES,
@@ -44,6 +44,13 @@ _COLOURS = {
     "false negatives": "#b8bcc2",
 }
 """Okabe and Ito's colours, which colour-blind readers can tell apart, as on the page of pictures; totals are grey."""
+
+_KIND_NAMES = {
+    "both": "class and box",
+    "false positives": "all false detections",
+    "false negatives": "all objects not found",
+}
+"""What kinds are called where that differs, as on the page of pictures."""
 
 _BLUE, _ORANGE, _GREEN, _INK, _QUIET, _FAINT = "#0072b2", "#d55e00", "#009e73", "#1f2328", "#656d76", "#d0d4d8"
 _ABOVE_KEY = 34
@@ -80,6 +87,7 @@ def write_plots(
     detections: Detections,
     annotations: Annotations,
     errors: Errors,
+    costs: Mapping[str, ErrorCost],
     *,
     score_threshold: float = 0.5,
 ) -> list[str]:
@@ -90,6 +98,7 @@ def write_plots(
         detections: D detections in the images of `annotations`.
         annotations: M objects of K classes.
         errors: what :func:`find_errors` says of them.
+        costs: what :func:`error_costs` says of these.
         score_threshold: the confusion matrix shows the detections scored at least this.
 
     Returns:
@@ -99,7 +108,7 @@ def write_plots(
         UserError: the set has no annotations, or a file cannot be written.
     """
     drawings: dict[str, Callable[[Figure], None]] = {
-        "error_costs": partial(_draw_costs, costs=error_costs(detections, annotations, errors), iou=errors.iou),
+        "error_costs": partial(_draw_costs, costs=costs, iou=errors.iou),
         "precision_recall": partial(
             _draw_precision_recall, curves=precision_recall(detections, annotations, _CURVE_IOUS)
         ),
@@ -141,7 +150,7 @@ def _draw_costs(figure: "Figure", costs: Mapping[str, ErrorCost], iou: float) ->
     axes.barh(places, gains, color=[_COLOURS[kind] for kind in costs], height=0.72)
     for place, gain, cost in zip(places, gains, costs.values(), strict=True):
         _beside(axes, max(gain, 0), place, f" {_points(cost.ap50, '+')}   ", f"{cost.count:,}")
-    axes.set_yticks(places, list(costs))
+    axes.set_yticks(places, [_KIND_NAMES.get(kind, kind) for kind in costs])
     axes.invert_yaxis()
     axes.set_xlim(min([0.0, *gains]), 1.22 * max([1.0, *gains]))
     axes.set_xlabel(f"COCO AP at IoU {iou:g} gained if all were mended, in points; grey: how many")
@@ -209,8 +218,9 @@ def _bin_name(recall: SizeRecall, place: int) -> str:
 
 def _draw_confusion(figure: "Figure", matrix: np.ndarray, class_names: Sequence[str], score_threshold: float) -> None:
     shown = np.append(_most_confused(matrix), len(class_names))
-    totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    shares = (100 * matrix / totals)[np.ix_(shown, shown)]
+    totals = matrix.sum(axis=1)
+    shares = (100 * matrix / np.maximum(totals, 1)[:, None])[np.ix_(shown, shown)]
+    shares[-1] = 0  # detections of nothing are counted: a share of all of them says nothing about a class
     many = len(shown) > 13
     side = max(4.5, min(8.0, 1.8 + 0.55 * len(shown)))
     figure.set_size_inches(_WIDTH, side)
@@ -220,20 +230,26 @@ def _draw_confusion(figure: "Figure", matrix: np.ndarray, class_names: Sequence[
         share = shares[row, column]
         colour = "white" if share > 55 else _INK
         axes.annotate(f"{share:.0f}", (column, row), ha="center", va="center", color=colour, fontsize=8 if many else 11)
+    for column, count in enumerate(matrix[-1, shown[:-1]].tolist()):
+        axes.annotate(f"{count:,}", (column, len(shown) - 1), ha="center", va="center", fontsize=8 if many else 11)
     names = [_short(class_names[index]) for index in shown[:-1]]
     small = 8.5 if many else 10.5
     crowded = max(map(len, names), default=0) * len(shown) > 80  # letters that have room side by side
     turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(shown)), [*names, "missed"], fontsize=small, **turned)
+    axes.set_xticks(range(len(shown)), [*names, "not found"], fontsize=small, **turned)
     axes.set_yticks(range(len(shown)), [*names, "nothing there"], fontsize=small)
+    numbers = axes.secondary_yaxis("right")
+    numbers.set_yticks(range(len(shown)), [f"n = {number:,}" for number in totals[shown].tolist()], fontsize=small)
+    numbers.tick_params(length=0)
+    numbers.spines["right"].set_visible(False)
     for draw in (axes.axhline, axes.axvline):
         draw(len(shown) - 1.5, color=_QUIET, linewidth=1)
     axes.tick_params(length=0)
     axes.set(xlabel="detected as", ylabel="what is there")
-    title = f"Confusion at IoU 0.5, scores from {score_threshold:g}, in % of the row"
+    title = f"Confusion at IoU 0.5, scores from {score_threshold:g}"
     if len(shown) <= len(class_names):
         title += f"\n{len(shown) - 1} of {len(class_names)} classes, the most confused"
-    axes.set_title(title)
+    axes.set_title(f"{title}\nin % of the n objects of a row; last row: numbers of detections")
 
 
 def _most_confused(matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from detection.config import VOCMetricSettings
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 from detection.evaluation.bootstrap import Interval, Intervals
-from detection.evaluation.costs import error_costs
+from detection.evaluation.costs import ErrorCost, error_costs
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import Errors, find_errors
 from detection.evaluation.names import voc_names
@@ -27,14 +27,16 @@ from detection.inspection.page_data import (
     Slider,
     errors_of_images,
     kind_names,
-    plain,
     script,
     slider,
 )
-from detection.inspection.pictures import copy_pictures
+from detection.inspection.pictures import copy_pictures, remove
 from detection.inspection.plots import write_plots
+from detection.plain import plain
 
 _PAGE = Path(__file__).parent / "page"
+_PLOTS = ("plots", "plots_versus")
+"""Folders for the plots of each detector."""
 _DIFFICULT = {"ignore": "ignored", "drop": "left out", "count": "counted"}
 
 
@@ -62,7 +64,7 @@ def write_report(
     """Writes the report and returns its ``index.html``.
 
     Args:
-        folder: where to write; it is made if necessary, and files of an earlier report are replaced.
+        folder: where to write; it is made if necessary, and files of an earlier report are replaced or removed.
         annotations: the data set, with objects.
         first: the detector that is looked at.
         versus: another one to compare it with, side by side.
@@ -79,11 +81,11 @@ def write_report(
     looked_at = [_LookedAt.of(reported, annotations) for reported in (first, versus) if reported]
     excerpt = Excerpt(annotations, _chosen_images(looked_at, annotations, images))
     missing = copy_pictures(folder, annotations.image_paths[excerpt.images].tolist(), progress)
-    plots = [plot for number, each in enumerate(looked_at) for plot in each.plots(folder, annotations, number)]
+    plots = [each.plots(folder, annotations, number) for number, each in enumerate(looked_at)]
     report = {
         **_texts(looked_at, annotations, len(excerpt.images)),
         **_scores(looked_at, annotations, difference or {}),
-        "plots": plots,
+        "plots": [plot for of_one_kind in zip(*plots, strict=True) for plot in of_one_kind],
         "kinds": kind_names(),
         "sizeNames": list(SIZES),
         "pictures": excerpt.pictures(missing),
@@ -95,6 +97,8 @@ def write_report(
         if source.suffix in (".js", ".css"):
             _write(folder / "page" / source.name, source.read_bytes())
     _write(folder / "index.html", (_PAGE / "index.html").read_bytes())
+    if not versus:
+        remove(path for kind in ("png", "svg") for path in (folder / _PLOTS[1]).glob(f"*.{kind}"))
     return folder / "index.html"
 
 
@@ -104,27 +108,29 @@ class _LookedAt:
 
     reported: Reported
     errors: Errors
-    costs: list[dict[str, Any]]
+    costs: dict[str, ErrorCost]
     slider: Slider
 
     @classmethod
     def of(cls, reported: Reported, annotations: Annotations) -> "_LookedAt":
         errors = find_errors(reported.detections, annotations)
-        costs = [
-            {"kind": kind, "name": kind, "count": cost.count, "gain": float(cost.ap50)}
-            for kind, cost in error_costs(reported.detections, annotations, errors).items()
-        ]
+        costs = error_costs(reported.detections, annotations, errors)
         return cls(reported, errors, costs, slider(reported.detections.scores, errors, annotations))
 
     def plots(self, folder: Path, annotations: Annotations, number: int) -> list[dict[str, str]]:
         """Writes the plots; where each lies, and what it is called."""
-        part = ("plots", "plots_versus")[number]
         stems = write_plots(
-            folder / part, self.reported.detections, annotations, self.errors, score_threshold=self.slider.start
+            folder / _PLOTS[number],
+            self.reported.detections,
+            annotations,
+            self.errors,
+            self.costs,
+            score_threshold=self.slider.start,
         )
         shown = [stem for stem in stems if stem != "error_costs"]  # the page has these as bars of its own
         return [
-            {"file": f"{part}/{stem}.svg", "name": f"{stem.replace('_', ' ')}: {self.reported.name}"} for stem in shown
+            {"file": f"{_PLOTS[number]}/{stem}.svg", "name": stem.replace("_", " "), "detector": self.reported.name}
+            for stem in shown
         ]
 
     def errors_of_images(self, annotations: Annotations) -> np.ndarray:
@@ -136,7 +142,9 @@ class _LookedAt:
             "range": [self.slider.low, self.slider.high],
             "step": self.slider.step,
             "start": self.slider.start,
-            "costs": self.costs,
+            "costs": [
+                {"kind": kind, "count": cost.count, "gain": float(cost.ap50)} for kind, cost in self.costs.items()
+            ],
             "arrays": excerpt.detections(self.reported.detections, self.errors),
         }
 
@@ -203,7 +211,7 @@ def _class_columns(scores: Scores) -> dict[str, list[float | None]]:
     values = {"area": voc.ap_area, "11point": voc.ap_11point}
     columns = {"COCO AP": scores.coco.ap, "COCO AP50": scores.coco.ap50}
     columns |= {name: values[kind] for kind, name in names.items()}
-    return {name: plain(column) for name, column in columns.items()}
+    return {name: plain(np.round(column, 6)) for name, column in columns.items()}
 
 
 def _with_interval(value: float, interval: Interval | None) -> dict[str, float | None]:

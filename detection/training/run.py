@@ -145,18 +145,18 @@ class Run:
 
     def _score(self, step: int, detections: Detections) -> float:
         """Write and score; returns the best score so far."""
-        results = write_results(self.folder, detections, self.val_set, self.config)
+        judged, files = write_results(self.folder, detections, self.val_set, self.config)
         self.log.pictures("predictions", self.folder / "predictions.png")
-        if results.scores is None:
-            self.log.say(f"{self.config.data.val} has no annotations: written to {results.files[-1]}, not scored")
+        if judged is None:
+            self.log.say(f"{self.config.data.val} has no annotations: written to {files[-1]}, not scored")
             return self._save_best(0.0)
-        self.log.record(step, **results.scores.record(self.names))
-        for table in results.tables(self.names):
+        self.log.record(step, **judged.scores.record(self.names))
+        for table in judged.tables(self.names):
             self.log.say(table)
-        self.log.say(f"iteration {step}: {results.headline()}")
+        self.log.say(f"iteration {step}: {judged.headline()}")
         if step == self.config.train.iterations:
-            self._report(detections, results.scores)
-        return self._save_best(float(np.nan_to_num(compared(results.scores, self.config))))
+            self._report(detections, judged.scores)
+        return self._save_best(float(np.nan_to_num(compared(judged.scores, self.config))))
 
     def _report(self, detections: Detections, scores: Scores) -> None:
         """The page that shows where the detector fails, small enough to hand on."""

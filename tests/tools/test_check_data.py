@@ -181,8 +181,17 @@ def test_mistakes_end_with_status_2_and_one_sentence(check, tiny_data: Path, tmp
     assert check(tiny_data, "train", "val", "--clean_set", "test").status == 2
     pyramid = check(tiny_data, "train", "val", "--model.head", "fpn")
     assert pyramid.status == 2 and "fpn takes 5" in pyramid.err
-    shared = check(tiny_data, "train", "train", "--write_clean", tmp_path / "clean.json")
-    assert shared.status == 2 and "no image is left" in shared.err
+    told = check(tiny_data, "train", "val", "--write_clean", tmp_path / "a.json+b.json")
+    assert told.status == 2 and "because of a = or + in it; rename" in told.err
+
+
+def test_one_set_for_both_is_one_fault(check, tiny_data: Path, tmp_path: Path) -> None:
+    ended = check(tiny_data, "train", "train", "--write_clean", tmp_path / "a+b.json")
+    same = "data.train train and data.val train name the same set; name another by --data.val"
+    assert ended.status == 1 and ended.record["faults"] == 1 and f"  train: {same}\n" in ended.out
+    assert _faults(ended.record, "train") == {"": same}
+    spec = ended.out.partition("--data.train ")[2].splitlines()[0]
+    assert len(read_coco(tmp_path, spec)) == ended.record["train"]["images"]
 
 
 def test_help_is_immediate() -> None:

@@ -44,7 +44,7 @@ def test_perfect_detections_score_one_under_both_protocols(tool, tiny_data, tiny
         (result,) = record["results"]
         for name in ("COCO AP", "COCO AP50", "COCO AR100", "VOC area mAP@0.5", "VOC07 11-point mAP@0.5"):
             assert result["scores"][name] == pytest.approx(1, abs=1e-12)
-        for name, interval in record["intervals"]["scores"].items():
+        for name, interval in record["intervals"].items():
             assert (interval["value"], interval["low"], interval["high"]) == pytest.approx((1, 1, 1), abs=1e-9), name
         assert result["errors at IoU 0.5"]["background"]["count"] == 0
         for words_shown in ("COCO AP75", "VOC07 11-point", "95 % interval", "localization"):
@@ -61,10 +61,13 @@ def test_half_of_the_objects_found_and_the_difference(tool, tiny_data, tiny_set,
     record = numbers(tmp_path / "scores.json")
     missed = record["results"][0]["errors at IoU 0.5"]["missed"]["count"]
     assert missed == len(truth) - len(half)
-    (first, second), intervals = (one["scores"] for one in record["results"]), record["intervals"]
-    for name, interval in intervals["difference"].items():
+    (first, second), differences = (one["scores"] for one in record["results"]), record["difference"]
+    for name, interval in differences.items():
         assert interval["value"] == pytest.approx(first[name] - second[name], abs=1e-9) and interval["high"] < 0
-    assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
+    for folder in ("plots", "plots_versus"):
+        assert {path.suffix for path in (tmp_path / folder).iterdir()} == {".png", ".svg"}
+    assert [one["name"] for one in record["results"]] == ["half.json", "all.json"]
+    assert ended.out.count("COCO: 12 numbers") == 2
 
 
 def test_the_protocol_is_named_and_chosen(tool, tiny_data, tiny_set, truth, tmp_path) -> None:
@@ -92,23 +95,21 @@ def test_sets_without_annotations_are_packed_not_scored(tool, refusal, tiny_data
     assert archive.name == "results_comp4_unlabelled.tar.gz"
 
 
-def test_coco_files_keep_their_own_ids(tool, tmp_path) -> None:
-    (tmp_path / "images").mkdir()
+def test_coco_files_keep_their_own_ids_and_no_picture_is_needed(tool, tmp_path) -> None:
     images = [{"id": 3, "file_name": "a.jpg", "height": 100, "width": 100}]
     objects = [
         {"id": 1, "image_id": 3, "category_id": 90, "bbox": [10, 10, 50, 50], "area": 2500, "iscrowd": 0},
         {"id": 2, "image_id": 3, "category_id": 7, "bbox": [0, 0, 20, 20], "area": 400, "iscrowd": 0},
     ]
-    (tmp_path / "images" / "a.jpg").write_bytes(b"")
     (tmp_path / "set.json").write_text(json.dumps({"images": images, "categories": CATEGORIES, "annotations": objects}))
     found = [{"image_id": 3, "category_id": 90, "bbox": [10, 10, 50, 50], "score": 0.5}]
     (tmp_path / "found.json").write_text(json.dumps(found))
     given = ("--data.format", "coco", "--data.root", tmp_path, "--data.val", "images=set.json")
     more = ("--detections", tmp_path / "found.json", "--json", tmp_path / "scores.json")
     assert tool("score_det", *given, *more).status == 0
-    scores = numbers(tmp_path / "scores.json")["results"][0]["scores"]
-    assert (scores["COCO AP dog"], scores["COCO AP cat"], scores["COCO AP"]) == pytest.approx((1, 0, 0.5))
-    assert scores["COCO APl"] is None
+    result = numbers(tmp_path / "scores.json")["results"][0]
+    assert [result["classes"][name]["COCO AP"] for name in ("dog", "cat")] == pytest.approx([1, 0])
+    assert result["scores"]["COCO AP"] == pytest.approx(0.5) and result["scores"]["COCO APl"] is None
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ const SETTLE = 200; // milliseconds
 class App {
   constructor(model) {
     this.model = model;
-    this.state = readState(model, location.hash.slice(1));
+    this.address = addressText(); // as it was last read or written
+    this.settling = 0; // the timer, 0 when nothing is to be done
+    this.state = readState(model, this.address);
     this.controls = new Controls(model, this);
-    this.gallery = new Gallery(model, document.getElementById("gallery"));
+    this.gallery = new Gallery(model, document.getElementById("gallery"), this);
     this.viewer = new Viewer(model, this);
     showScores(model, this);
-    window.addEventListener("hashchange", () => this.readAddress());
+    for (const name of ["popstate", "hashchange"]) window.addEventListener(name, () => this.readAddress());
     this.render(true);
   }
 
@@ -31,6 +33,25 @@ class App {
     this.later(false);
   }
 
+  /** All filters and sliders as at the start. */
+  reset() {
+    this.change({ ...initialState(this.model), picture: this.state.picture });
+  }
+
+  /** Opens a picture and makes a step to go back to. Returns whether the browser let it. */
+  open(picture) {
+    const text = writeState(this.model, { ...this.state, picture });
+    this.writeAddress(); // of the step to go back to
+    try {
+      history.pushState({ opened: true }, "", `#${text}`);
+    } catch {
+      return false; // then the link is followed
+    }
+    this.address = text;
+    this.change({ picture });
+    return true;
+  }
+
   /** Opens the picture before or after the open one. */
   step(by) {
     const place = this.order.indexOf(this.state.picture);
@@ -38,8 +59,13 @@ class App {
     if (picture !== undefined) this.change({ picture });
   }
 
+  /** Closes the open picture. The step that opening it made is taken back, so that none is left that does nothing. */
   close() {
     const { picture } = this.state;
+    if (history.state?.opened) {
+      this.returning = true;
+      history.back();
+    }
     this.change({ picture: -1 });
     requestAnimationFrame(() => requestAnimationFrame(() => this.gallery.show(picture)));
   }
@@ -64,6 +90,7 @@ class App {
   }
 
   settle() {
+    this.settling = 0;
     document.body.classList.remove("sliding");
     this.render(true);
     this.writeAddress();
@@ -72,31 +99,49 @@ class App {
   render(reorder) {
     const { model, state } = this;
     const start = performance.now();
-    this.counts = model.detectors.map((_, number) => countDetector(model, state, number));
-    if (reorder) this.order = orderPictures(model, state, this.counts);
-    this.controls.update(state, this.counts, this.order.length);
+    const found = foundPictures(model, state.find);
+    this.counts = model.detectors.map((_, number) => countDetector(model, state, number, found));
+    if (reorder) this.order = orderPictures(model, state, this.counts, found);
+    this.controls.update(state, this.counts, this.order.length, found);
     this.gallery.update(state, this.counts, this.order);
     this.viewer.update(state, this.counts, this.order);
     document.getElementById("nothing").hidden = this.order.length > 0;
     document.body.dataset.milliseconds = (performance.now() - start).toFixed(1); // read by the measurements
   }
 
-  /** The address changes in place: only opening a picture, which is a link, makes a step to go back to. */
+  /** The address changes in place: only opening a picture makes a step to go back to. */
   writeAddress() {
     const text = writeState(this.model, this.state);
-    if (text !== location.hash.slice(1)) location.replace(`#${text}`);
+    if (this.returning || text === this.address) return;
+    this.address = text;
+    try {
+      history.replaceState(history.state, "", `#${text}`);
+    } catch {
+      location.replace(`#${text}`); // a browser that forbids it on the disk; the event comes late and tells nothing new
+    }
   }
 
   readAddress() {
-    const text = location.hash.slice(1);
-    if (text === writeState(this.model, this.state)) return;
+    const text = addressText();
+    if (this.returning) {
+      this.returning = false;
+      this.address = text;
+      return this.writeAddress(); // sliders and filters stay as they were left in the open picture
+    }
+    if (text === this.address) return;
+    this.address = text;
     clearTimeout(this.settling);
+    this.settling = 0;
     document.body.classList.remove("sliding");
     const before = this.state.picture;
     this.state = readState(this.model, text);
     this.render(true);
     if (before >= 0 && this.state.picture < 0) this.gallery.show(before);
   }
+}
+
+function addressText() {
+  return location.hash.slice(1);
 }
 
 const app = new App(buildModel(REPORT));

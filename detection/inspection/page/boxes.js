@@ -18,22 +18,6 @@ function htmlElement(name, { text, parent, ...properties } = {}) {
   return element;
 }
 
-const KIND_TEXTS = {
-  "true": ["true", "right class, IoU at least 0.5, the first to find its object"],
-  "localization": ["localization", "right class, but the box fits badly (IoU between 0.1 and 0.5)"],
-  "classification": ["classification", "the box fits an object of another class"],
-  "both": ["class and box", "wrong class, and the box fits badly"],
-  "duplicate": ["duplicate", "the object was already found by a higher score"],
-  "background": ["background", "nothing annotated there (IoU below 0.1)"],
-  "ignored": ["not counted", "detection of an ignored object, or beyond the first 100 of its class: neither true nor false"],
-  "missed": ["missed", "object that no detection at this score finds"],
-  "ignored object": ["ignored object", "annotated as difficult or as a crowd: not asked for"],
-};
-
-function className(kind) {
-  return kind.replaceAll(" ", "-");
-}
-
 /** A line as on the boxes, for legends and tables. */
 function swatch(kind) {
   const svg = svgElement("svg", { class: "swatch", viewBox: "0 0 26 10", "aria-hidden": "true" });

@@ -15,31 +15,43 @@ function passes(state, label, size) {
   return (state.label === 0 || label === state.label) && (state.size < 0 || size === state.size);
 }
 
+/** (I) 1 for the pictures whose name or id holds the text, 0 for the others; null without a text. */
+function foundPictures(model, text) {
+  const wanted = text.trim().toLowerCase();
+  if (!wanted) return null;
+  const { ids, files } = model.pictures;
+  model.searched ??= ids.map((id, i) => `${files[i]}\n${id}`.toLowerCase());
+  return Uint8Array.from(model.searched, (names) => names.includes(wanted));
+}
+
 /** Counts for one detector.
 
-    totals (kinds): boxes that pass class and size, whether their kind is switched on or not;
-    shown, errors, wrong, missed, right (I): boxes that pass all filters, of any kind; false and missed; false; missed;
-    true; worst (I): highest score of a false one, or -1. */
-function countDetector(model, state, number) {
+    totals (kinds): boxes in the `pictures` looked for that pass class and size, whether their kind is on or not;
+    right, wrong, missed (I): true, false and not found, of any kind, that pass class and size;
+    shown, errors (I): boxes and errors of the kinds that are on;
+    worst (I): highest score of a false one of the kinds that are on, or -Infinity. */
+function countDetector(model, state, number, pictures) {
   const detector = model.detectors[number];
   const { offsets, scores, labels, kinds, sizes } = detector;
   const objects = model.objects;
   const least = leastScore(state, number);
   const { found, missed, ignoredObject, all } = kindIndices(model);
   const errorKind = Uint8Array.from(model.kinds, isFalse);
-  const totals = new Int32Array(all);
+  const [everywhere, elsewhere] = [new Int32Array(all), new Int32Array(all)];
   const [shown, errors, wrong, unfound, right] = [1, 2, 3, 4, 5].map(() => new Int32Array(model.count));
   const worst = new Float32Array(model.count).fill(-Infinity);
   for (let i = 0; i < model.count; i++) {
+    const totals = pictures === null || pictures[i] ? everywhere : elsewhere;
     for (let d = offsets[i]; d < offsets[i + 1] && scores[d] >= least; d++) {
       if (!passes(state, labels[d], sizes[d])) continue;
       const kind = kinds[d];
       totals[kind]++;
+      if (kind === found) right[i]++;
+      if (errorKind[kind]) wrong[i]++;
       if (!state.kinds[kind]) continue;
       shown[i]++;
-      if (kind === found) right[i]++;
       if (!errorKind[kind]) continue;
-      wrong[i]++;
+      errors[i]++;
       if (scores[d] > worst[i]) worst[i] = scores[d];
     }
     for (let o = objects.offsets[i]; o < objects.offsets[i + 1]; o++) {
@@ -47,13 +59,13 @@ function countDetector(model, state, number) {
       const kind = objects.ignored[o] ? ignoredObject : missed;
       if (kind === missed && isFound(detector, o, least)) continue;
       totals[kind]++;
+      if (kind === missed) unfound[i]++;
       if (!state.kinds[kind]) continue;
       shown[i]++;
-      if (kind === missed) unfound[i]++;
+      if (kind === missed) errors[i]++;
     }
-    errors[i] = wrong[i] + unfound[i];
   }
-  return { totals, shown, errors, wrong, missed: unfound, right, worst };
+  return { totals: everywhere, shown, errors, wrong, missed: unfound, right, worst };
 }
 
 /** (I) Objects that exactly one of two detectors finds, plus how many false detections one has more than the other. */
@@ -83,20 +95,24 @@ function sortKeys(model, state, counts) {
   return counts[0].errors;
 }
 
-/** (I) Negative place of each picture in the order of names, numbers inside names by their value. */
+/** (I) Negative place of each picture in the order of the names shown, numbers inside names by their value. */
 function nameRanks(model) {
   const { compare } = new Intl.Collator("en", { numeric: true });
-  const order = model.pictures.ids.map((_, i) => i).sort((a, b) => compare(model.pictures.ids[a], model.pictures.ids[b]));
+  const { files, ids } = model.pictures;
+  const order = files.map((_, i) => i).sort((a, b) => compare(files[a], files[b]) || compare(ids[a], ids[b]));
   const ranks = new Int32Array(model.count);
   order.forEach((i, place) => (ranks[i] = -place));
   return ranks;
 }
 
 /** Indices of the pictures to show, in their order. Without a filter that is all, also those without any box. */
-function orderPictures(model, state, counts) {
+function orderPictures(model, state, counts, found) {
   const keys = sortKeys(model, state, counts);
   const filtered = state.label !== 0 || state.size >= 0 || state.kinds.some((on) => !on);
   const order = [];
-  for (let i = 0; i < model.count; i++) if (!filtered || counts.some(({ shown }) => shown[i] > 0)) order.push(i);
+  for (let i = 0; i < model.count; i++) {
+    if (found && !found[i]) continue;
+    if (!filtered || counts.some(({ shown }) => shown[i] > 0)) order.push(i);
+  }
   return order.sort((a, b) => keys[b] - keys[a] || a - b); // also where both keys are infinite: NaN is not taken
 }

@@ -3,12 +3,14 @@
 
 const GAP = 16;
 const CAPTION = 48; // pixels under each picture, as in style.css
-const MARGIN = 600; // pixels above and below the window that are prepared
+const MARGIN = 500; // pixels above and below the window that are prepared
 
 class Gallery {
-  constructor(model, element) {
+  /** `app` is told which picture to open. */
+  constructor(model, element, app) {
     this.model = model;
     this.element = element;
+    this.app = app;
     this.tiles = new Map(); // picture -> tile
     this.order = [];
     this.waiting = false;
@@ -22,6 +24,8 @@ class Gallery {
     this.counts = counts;
     this.order = order;
     this.places = new Map(order.map((picture, place) => [picture, place]));
+    this.sliding = document.body.classList.contains("sliding");
+    this.address = writeState(this.model, { ...state, picture: -1 });
     this.layOut(true);
   }
 
@@ -51,8 +55,9 @@ class Gallery {
     this.element.style.height = `${Math.max(0, rows * grid.row - GAP)}px`;
     const top = this.element.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor((-top - MARGIN) / grid.row) * grid.columns);
-    const last = Math.ceil((window.innerHeight - top + MARGIN) / grid.row) * grid.columns;
-    const wanted = new Set(this.order.slice(first, Math.max(0, last)));
+    const near = Math.ceil((window.innerHeight - top + MARGIN) / grid.row);
+    const last = Math.max(1, near) * grid.columns; // the first row also where the gallery begins far below the window
+    const wanted = new Set(this.order.slice(first, last));
     for (const [picture, tile] of this.tiles) {
       if (wanted.has(picture)) continue;
       tile.link.remove();
@@ -83,19 +88,23 @@ class Gallery {
 
   makeTile(picture) {
     const link = htmlElement("a", { className: "tile" });
+    link.addEventListener("click", (event) => {
+      const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey; // a new tab or window
+      if (!elsewhere && this.app.open(picture)) event.preventDefault();
+    });
     const mats = htmlElement("span", { className: "mats", parent: link });
-    const [rows, columns] = sizeOf(this.model, picture);
-    const frames = this.model.detectors.map(() => makeFrame(this.model, picture, rows, columns, mats));
-    if (frames.length > 1) frames.forEach(({ frame }, i) => htmlElement("span", { className: "badge", text: "AB"[i], parent: frame }));
-    htmlElement("span", { className: "name", text: this.model.pictures.ids[picture], parent: link });
+    const frames = this.model.detectors.map((_, number) => makeFrame(this.model, picture, number, mats));
+    showPictureName(this.model, picture, htmlElement("span", { className: "name", parent: link }));
     const facts = htmlElement("span", { className: "facts", parent: link });
-    const tile = { link, mats, frames, facts };
+    const opened = new URLSearchParams({ picture: this.model.pictures.ids[picture] });
+    const tile = { link, mats, frames, facts, opened };
     this.tiles.set(picture, tile);
     return tile;
   }
 
   drawTile(tile, picture) {
-    tile.link.href = `#${writeState(this.model, { ...this.state, picture })}`;
+    // Links follow when the slider rests: writing sixty of them takes a part of a frame.
+    if (!this.sliding) tile.link.href = `#${this.address}${this.address && "&"}${tile.opened}`;
     tile.frames.forEach((frame, number) => {
       const paths = pathsByKind(this.model, shownBoxes(this.model, this.state, number, picture));
       frame.casing.setAttribute("d", paths.join(""));
@@ -111,33 +120,32 @@ class Gallery {
     if (place === undefined) return;
     const grid = this.measure();
     const top = this.element.getBoundingClientRect().top + Math.floor(place / grid.columns) * grid.row;
-    const bar = document.getElementById("controls").offsetHeight;
+    const controls = document.getElementById("controls");
+    const bar = getComputedStyle(controls).position === "sticky" ? controls.offsetHeight : 0;
     if (top < bar || top + grid.row > window.innerHeight) window.scrollBy({ top: top - bar - GAP, behavior: "instant" });
     this.layOut(false);
     this.tiles.get(picture)?.link.focus({ preventScroll: true });
   }
 }
 
-function factsText(count, picture) {
-  return `${count.right[picture]} true · ${count.wrong[picture]} false · ${count.missed[picture]} missed`;
-}
-
 /** A thumbnail with an empty drawing over it, in the proportions of the picture. */
-function makeFrame(model, picture, rows, columns, parent) {
+function makeFrame(model, picture, number, parent) {
+  const [rows, columns] = sizeOf(model, picture);
   const mat = htmlElement("span", { className: "mat", parent });
   const frame = htmlElement("span", { className: "frame", parent: mat });
   frame.style.aspectRatio = `${columns} / ${rows}`;
   frame.style[columns * 3 >= rows * 4 ? "width" : "height"] = "100%";
-  if (picture in model.pictures.missing) {
-    frame.classList.add("missing-picture");
-    htmlElement("span", { className: "reason", text: "picture missing", parent: frame });
-    frame.title = model.pictures.missing[picture];
-  } else {
+  const reason = model.pictures.missing[picture];
+  if (reason === undefined) {
     htmlElement("img", { alt: "", decoding: "async", src: fileOf("thumbnails", picture), parent: frame });
+  } else {
+    frame.classList.add("missing-picture");
+    htmlElement("span", { className: "reason", text: `cannot be shown: ${reason}`, parent: mat });
   }
   const attributes = { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", "aria-hidden": "true" };
   const svg = svgElement("svg", attributes, frame);
   const casing = svgElement("path", { class: "casing" }, svg);
   const lines = model.kinds.map((kind) => svgElement("path", { class: `line ${className(kind)}` }, svg));
-  return { frame, casing, lines };
+  if (model.detectors.length > 1) htmlElement("span", { className: "badge", text: "AB"[number], parent: mat });
+  return { casing, lines };
 }

@@ -26,7 +26,7 @@ function buildModel(report) {
   const pictures = { ...report.pictures, ...decodeAll(report.pictures.arrays) };
   return {
     ...report,
-    pictures, // ids [I], missing {index: reason}, sizes (I * 2) rows and columns
+    pictures, // ids, files [I], inSet: how many there are, missing {index: reason}, sizes (I * 2) rows and columns
     count: pictures.ids.length,
     // offsets (I + 1), boxes (M * 4), labels, ignored, sizes (0, 1, 2: small, medium, large)
     objects: decodeAll(report.objects),

@@ -12,20 +12,40 @@ function interval({ low, high }, signed = false) {
 
 function showScores(model, app) {
   document.title = `${model.title}: detection report`;
-  document.getElementById("title").textContent = model.title;
+  showTitle(model);
   document.getElementById("subtitle").textContent = model.subtitle;
   document.getElementById("protocol").textContent = model.protocol;
   document.getElementById("headline").append(...model.headline.map((score) => scoreCard(model, score)));
-  showErrors(model);
+  showCosts(model);
   showPlots(model);
   document.getElementById("classes").append(classTable(model, app));
   document.getElementById("all").append(summaryTable(model));
+  for (const button of document.querySelectorAll("#panels button")) listenToPanel(button);
+}
+
+/** Names of the detectors. */
+function showTitle({ detectors }) {
+  const title = document.getElementById("title");
+  detectors.forEach(({ name }, number) => {
+    if (number) title.append(" versus ");
+    if (detectors.length > 1) title.append(htmlElement("b", { className: "mark", text: "AB"[number] }), " ");
+    title.append(htmlElement("bdi", { text: name }));
+  });
+}
+
+/** A button that opens and closes what it names: the pictures are to begin on the first screen. */
+function listenToPanel(button) {
+  const panel = document.getElementById(button.getAttribute("aria-controls"));
+  button.addEventListener("click", () => {
+    panel.hidden = !panel.hidden;
+    button.setAttribute("aria-expanded", String(!panel.hidden));
+  });
 }
 
 /** A mean of each detector on a scale from 0 to 100, with its interval, and the difference of two. */
 function scoreCard(model, { name, values, difference }) {
   const card = htmlElement("article", { className: "card" });
-  htmlElement("h2", { text: name, parent: card });
+  htmlElement("h2", { text: name, title: `${name}\n${model.protocol}`, parent: card });
   values.forEach((score, number) => {
     const line = htmlElement("p", { className: "value", parent: card });
     if (values.length > 1) htmlElement("b", { className: "mark", text: "AB"[number], title: model.detectors[number].name, parent: line });
@@ -53,51 +73,60 @@ function scoreScale({ value, low, high }) {
 }
 
 /** What each kind of error costs: the AP50 that would be gained if all of them were mended. */
-function showErrors(model) {
-  const section = document.getElementById("errors");
+function showCosts(model) {
+  const section = document.getElementById("costs");
   const largest = Math.max(0.001, ...model.detectors.flatMap(({ costs }) => costs.map(({ gain }) => gain ?? 0)));
-  htmlElement("h2", { text: "What the errors cost", parent: section });
   htmlElement("p", { className: "note", text: model.costNote, parent: section });
   const columns = htmlElement("div", { className: "cost-columns", parent: section });
   model.detectors.forEach((detector, number) => {
     const table = htmlElement("table", { className: "costs", parent: columns });
-    if (model.detectors.length > 1) htmlElement("caption", { text: `${"AB"[number]} ${detector.name}`, parent: table });
-    for (const cost of detector.costs) {
-      const row = htmlElement("tr", { parent: table });
-      htmlElement("th", { text: cost.name, scope: "row", parent: row });
-      const cell = htmlElement("td", { className: "bar-cell", parent: row });
-      const bar = htmlElement("span", { className: `cost-bar ${className(cost.kind)}`, parent: cell });
-      bar.style.width = `${(100 * Math.max(0, cost.gain ?? 0)) / largest}%`;
-      htmlElement("td", { className: "number", text: percent(cost.gain, true), parent: row });
-      htmlElement("td", { className: "number note", text: cost.count.toLocaleString("en"), parent: row });
+    if (model.detectors.length > 1) {
+      const caption = htmlElement("caption", { text: `${"AB"[number]} `, parent: table });
+      caption.append(htmlElement("bdi", { text: detector.name }));
     }
+    for (const cost of detector.costs) costRow(cost, largest, table);
   });
+}
+
+function costRow({ kind, gain, count }, largest, table) {
+  const [name, meaning] = COST_TEXTS[kind];
+  const row = htmlElement("tr", { parent: table });
+  const head = htmlElement("th", { text: name, scope: "row", parent: row });
+  htmlElement("span", { className: "note", text: meaning, parent: head });
+  const cell = htmlElement("td", { className: "bar-cell", parent: row });
+  const bar = htmlElement("span", { className: `cost-bar ${className(kind)}`, parent: cell });
+  bar.style.width = `${(100 * Math.max(0, gain ?? 0)) / largest}%`;
+  htmlElement("td", { className: "number", text: percent(gain, true), parent: row });
+  htmlElement("td", { className: "number note", text: whole(count), parent: row });
 }
 
 function showPlots(model) {
   const section = document.getElementById("plots");
-  if (!model.plots.length) document.getElementById("plots-section").hidden = true;
-  for (const { file, name } of model.plots) {
+  section.classList.toggle("pairs", model.detectors.length > 1);
+  if (!model.plots.length) document.getElementById("show-plots").hidden = true;
+  for (const { file, name, detector } of model.plots) {
     const figure = htmlElement("figure", { parent: section });
     const link = htmlElement("a", { href: file, parent: figure });
     htmlElement("img", { src: file, alt: name, loading: "lazy", parent: link });
-    htmlElement("figcaption", { text: name, parent: figure });
+    const caption = htmlElement("figcaption", { text: `${name}: `, parent: figure });
+    caption.append(htmlElement("bdi", { text: detector }));
   }
 }
 
 /** Scores of each class; a click on a heading sorts, a click on a class filters the pictures by it. */
 function classTable(model, app) {
-  const columns = [{ name: "objects", values: model.classObjects, whole: true }, ...classColumns(model)];
+  const columns = [{ name: "objects", values: model.classObjects, counted: true }, ...classColumns(model)];
   const table = htmlElement("table", { className: "sortable" });
   const head = htmlElement("tr", { parent: htmlElement("thead", { parent: table }) });
   const body = htmlElement("tbody", { parent: table });
   const rows = model.classes.map((name, k) => {
     const row = htmlElement("tr");
-    const link = htmlElement("button", { type: "button", className: "link", text: name, title: "Show the pictures of this class" });
+    const link = htmlElement("button", { type: "button", className: "link", title: `${name}\nShow the pictures of this class` });
+    htmlElement("bdi", { text: name, parent: link });
     link.addEventListener("click", () => app.showClass(k + 1));
     htmlElement("th", { scope: "row", parent: row }).append(link);
-    for (const { values, signed, whole } of columns) {
-      const text = whole ? values[k].toLocaleString("en") : percent(values[k], signed);
+    for (const { values, signed, counted } of columns) {
+      const text = counted ? whole(values[k]) : percent(values[k], signed);
       htmlElement("td", { className: "number", text, parent: row });
     }
     return row;

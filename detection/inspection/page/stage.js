@@ -23,11 +23,12 @@ class Stage {
     if (model.detectors.length > 1) {
       const heading = htmlElement("div", { className: "stage-name", parent: this.element });
       htmlElement("b", { text: "AB"[number], parent: heading });
-      heading.append(` ${model.detectors[number].name}`);
+      heading.append(" ", htmlElement("bdi", { text: model.detectors[number].name }));
     }
     this.image = htmlElement("img", { alt: "", draggable: false, parent: this.element });
     this.absent = htmlElement("div", { className: "absent", hidden: true, parent: this.element });
     this.svg = svgElement("svg", { "aria-hidden": "true" }, this.element);
+    this.reason = htmlElement("p", { className: "cannot", hidden: true, parent: this.element });
     this.rows = [];
     this.highlighted = null;
     this.pointers = new Map();
@@ -39,8 +40,8 @@ class Stage {
   open(picture) {
     this.picture = picture;
     const reason = this.model.pictures.missing[picture];
-    this.absent.hidden = reason === undefined;
-    this.absent.textContent = reason === undefined ? "" : `The picture is missing: ${reason}`;
+    this.absent.hidden = this.reason.hidden = reason === undefined;
+    this.reason.textContent = `The picture cannot be shown: ${reason}`;
     this.image.hidden = reason !== undefined;
     if (reason !== undefined) return;
     this.image.style.backgroundImage = `url("${fileOf("thumbnails", picture)}")`;
@@ -61,16 +62,42 @@ class Stage {
     for (const element of [this.image, this.absent])
       for (const side of ["left", "top", "width", "height"]) element.style[side] = `${place[side]}px`;
     this.svg.replaceChildren();
+    this.taken = []; // places of names
     if (options.objects) this.drawObjects();
     for (const row of this.rows) this.drawBox(row);
     if (options.labels && !this.highlighted) this.drawNames();
+    if (options.objects && !this.highlighted) this.nameObjects();
     if (this.highlighted) this.drawHighlighted();
   }
 
   drawObjects() {
+    const { offsets } = this.model.objects;
+    for (let o = offsets[this.picture]; o < offsets[this.picture + 1]; o++) this.drawObject(o);
+  }
+
+  /** Objects by number and class, or by number alone where there is no room. */
+  nameObjects() {
     const { offsets, boxes } = this.model.objects;
-    for (let o = offsets[this.picture]; o < offsets[this.picture + 1]; o++)
-      svgElement("rect", { ...this.rectangle(boxes, 4 * o), class: "object" }, this.svg);
+    for (let o = offsets[this.picture]; o < offsets[this.picture + 1]; o++) {
+      if (!this.meetsStage(this.rectangle(boxes, 4 * o))) continue;
+      const name = this.placeObjectName(o, true);
+      this.drawName(this.isFree(name) ? name : this.placeObjectName(o, false), "object-name");
+    }
+  }
+
+  drawObject(object) {
+    const rectangle = this.rectangle(this.model.objects.boxes, 4 * object);
+    svgElement("rect", { ...rectangle, class: "object-casing" }, this.svg);
+    svgElement("rect", { ...rectangle, class: "object" }, this.svg);
+  }
+
+  /** Where the number stands by which the table calls an object: in the corner where no other name stands. */
+  placeObjectName(object, long) {
+    const { boxes, labels, offsets } = this.model.objects;
+    const { x, y, width, height } = this.rectangle(boxes, 4 * object);
+    const title = this.model.classes[labels[object] - 1];
+    const text = `${object - offsets[this.picture] + 1}` + (long ? ` ${isolated(cut(title))}` : "");
+    return { text, title, ...this.inside(x + width - textLength(text) - 4, y + height - 5, text) };
   }
 
   drawBox(row) {
@@ -82,42 +109,58 @@ class Stage {
 
   /** Names where there is room, those of the best scores first. Zooming in makes room for more. */
   drawNames() {
-    const taken = [];
     for (const row of this.rows.toReversed()) {
+      if (!this.meetsStage(this.rectangle(row.boxes, row.box))) continue;
       const name = this.placeName(row);
-      const meets = (other) => name.left < other.right && other.left < name.right && Math.abs(name.y - other.y) < 14;
-      if (taken.some(meets)) continue;
-      taken.push(name);
-      this.drawName(row, name);
+      if (this.isFree(name)) this.drawName(name, className(this.model.kinds[row.kind]));
     }
+  }
+
+  isFree(name) {
+    return !this.taken.some((other) => name.left < other.right && other.left < name.right && Math.abs(name.y - other.y) < 14);
   }
 
   /** The pointed-at box once more on top, with its name, and the object that it was compared with. */
   drawHighlighted() {
     const row = this.highlighted;
-    if (row.detection >= 0 && row.object >= 0)
-      svgElement("rect", { ...this.rectangle(this.model.objects.boxes, 4 * row.object), class: "object" }, this.svg);
+    if (row.object >= 0) this.drawObject(row.object);
     const rectangle = this.rectangle(row.boxes, row.box);
     svgElement("rect", { ...rectangle, class: "casing strong" }, this.svg);
     svgElement("rect", { ...rectangle, class: `line strong ${className(this.model.kinds[row.kind])}` }, this.svg);
-    this.drawName(row, this.placeName(row));
+    if (row.object >= 0) this.drawName(this.placeObjectName(row.object, true), "object-name");
+    if (row.detection >= 0) this.drawName(this.placeName(row), className(this.model.kinds[row.kind]));
   }
 
   /** Where a name stands: for detections at the upper edge, for objects at the lower one, where they meet less. */
   placeName(row) {
     const { x, y, width, height } = this.rectangle(row.boxes, row.box);
-    const [columns, lines] = [this.element.clientWidth, this.element.clientHeight];
-    const text = this.model.classes[row.label - 1] + (row.score === null ? "" : ` ${row.score.toFixed(2)}`);
-    const length = textLength(text);
+    const lines = this.element.clientHeight;
+    const title = this.model.classes[row.label - 1];
+    const text = isolated(cut(title)) + (row.score === null ? "" : ` ${row.score.toFixed(2)}`);
     const upper = y > 18 ? y - 4 : y + 14;
     const lower = y + height < lines - 18 ? y + height + 14 : y + height - 4;
-    const left = x > 0.8 * columns ? Math.min(x + width, columns) - length - 3 : Math.max(x, 0) + 3;
-    return { text, left, right: left + length, y: row.detection >= 0 ? upper : lower };
+    const left = x > 0.8 * this.element.clientWidth ? x + width - textLength(text) - 3 : x + 3;
+    return { text, title, ...this.inside(left, row.detection >= 0 ? upper : lower, text) };
   }
 
-  drawName(row, { text, left, y }) {
-    const kind = className(this.model.kinds[row.kind]);
-    svgElement("text", { x: left, y, class: kind }, this.svg).textContent = text;
+  /** The place of a text, moved into the part of the stage that is seen. */
+  inside(left, y, text) {
+    const length = textLength(text);
+    const { clientWidth: width, clientHeight: height } = this.element;
+    const at = Math.max(3, Math.min(left, width - length - 3));
+    return { left: at, right: at + length, y: Math.max(14, Math.min(y, height - 5)) };
+  }
+
+  meetsStage({ x, y, width, height }) {
+    return x <= this.element.clientWidth && y <= this.element.clientHeight && x + width >= 0 && y + height >= 0;
+  }
+
+  drawName(name, kind) {
+    const { text, title, left, y } = name;
+    this.taken.push(name);
+    const element = svgElement("text", { x: left, y, class: kind }, this.svg);
+    element.textContent = text;
+    svgElement("title", {}, element).textContent = title;
   }
 
   rectangle(boxes, box) {

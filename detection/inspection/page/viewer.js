@@ -1,8 +1,10 @@
 "use strict";
 /* The open picture: a stage for each detector, and beside them the table of the boxes. */
 
+const PAN = 0.15; // share of the window by which an arrow key moves a zoomed picture
+
 class Viewer {
-  /** `app` is told what the reader does: change(part of the state, {replace}), step(-1 or 1). */
+  /** `app` is told what the reader does: change(part of the state), slide(detector, score), step(-1 or 1), close(). */
   constructor(model, app) {
     this.model = model;
     this.app = app;
@@ -17,22 +19,38 @@ class Viewer {
     this.stages = model.detectors.map((_, number) => new Stage(model, number, stages, this.view));
     this.panel = document.getElementById("panel");
     this.panels = model.detectors.map((_, number) => this.makePanel(number));
+    this.showPanel(0);
     this.options = { labels: false, objects: false };
     if (window.innerWidth > 760) this.toggle("labels"); // on a telephone the names would hide the picture
     this.picture = -1;
+    this.opening = true;
     this.listen();
   }
 
+  /** The slider of a detector, and the table of its boxes behind a tab that tells their numbers. */
   makePanel(number) {
-    const section = htmlElement("section", { parent: this.panel });
     const slider = makeSlider(this.model, number, (value) => this.app.slide(number, value));
-    section.append(slider.element);
-    const facts = htmlElement("p", { className: "note", parent: section });
-    const table = htmlElement("table", { className: "boxes", parent: section });
+    document.getElementById("viewer-sliders").append(slider.element);
+    const pair = this.model.detectors.length > 1;
+    this.tabs ??= htmlElement("div", { className: "tabs", parent: this.panel });
+    const facts = htmlElement(pair ? "button" : "p", { className: "note facts-of-picture", parent: this.tabs });
+    if (pair) facts.addEventListener("click", () => this.showPanel(number));
+    const table = htmlElement("table", { className: "boxes", parent: this.panel });
     const head = htmlElement("tr", { parent: htmlElement("thead", { parent: table }) });
-    for (const [text, title] of [["Kind", ""], ["Class", ""], ["Score", ""], ["IoU", "with the object it was compared with"], ["Object", ""]])
-      htmlElement("th", { text, title, scope: "col", parent: head });
-    return { slider, facts, body: htmlElement("tbody", { parent: table }) };
+    const columns = [
+      ["Kind", ""], ["Class", ""], ["Score", ""], ["IoU", "with the object it was compared with"],
+      ["Object", "its number and class, as on the picture when Objects is on"],
+    ];
+    for (const [text, title] of columns) htmlElement("th", { text, title, scope: "col", parent: head });
+    return { slider, facts, table, body: htmlElement("tbody", { parent: table }) };
+  }
+
+  /** Of two detectors one table is shown. */
+  showPanel(number) {
+    this.panels.forEach(({ facts, table }, i) => {
+      table.hidden = i !== number;
+      if (this.panels.length > 1) facts.setAttribute("aria-pressed", String(i === number));
+    });
   }
 
   /** Shows the picture of the state, or closes. */
@@ -40,19 +58,21 @@ class Viewer {
     if (state.picture < 0) {
       if (this.dialog.open) this.dialog.close();
       this.picture = -1;
+      this.opening = true;
       return;
     }
     if (state.picture !== this.picture) this.openPicture(state.picture);
-    if (!this.dialog.open) {
-      this.dialog.showModal();
-      document.getElementById("stages").focus();
-    }
+    if (!this.dialog.open) this.dialog.showModal();
     this.fill(state, counts);
+    // A row that had the focus is gone; and keys are to reach the open picture.
+    if (this.opening || !this.dialog.contains(document.activeElement)) document.getElementById("stages").focus();
+    this.opening = false;
     const place = order.indexOf(state.picture);
     const text = place < 0 ? "outside the filters" : `${place + 1} of ${order.length.toLocaleString("en")}`;
     document.getElementById("viewer-place").textContent = text;
-    document.getElementById("previous").disabled = place === 0;
-    document.getElementById("next").disabled = place === order.length - 1;
+    // Not `disabled`, which would take the focus from under a finger.
+    document.getElementById("previous").setAttribute("aria-disabled", String(place === 0));
+    document.getElementById("next").setAttribute("aria-disabled", String(place === order.length - 1));
     this.preload(order[place + 1]);
     this.draw();
   }
@@ -60,7 +80,7 @@ class Viewer {
   openPicture(picture) {
     this.picture = picture;
     Object.assign(this.view, { zoom: 1, x: 0.5, y: 0.5 });
-    document.getElementById("viewer-title").textContent = this.model.pictures.ids[picture];
+    showPictureName(this.model, picture, document.getElementById("viewer-title"));
     for (const stage of this.stages) stage.open(picture);
   }
 
@@ -74,7 +94,8 @@ class Viewer {
       stage.rows = shownBoxes(this.model, state, number, this.picture);
       stage.highlighted = null;
       slider.set(state.scores[number]);
-      facts.textContent = factsText(counts[number], this.picture);
+      const mark = this.panels.length > 1 ? `${"AB"[number]}: ` : "";
+      facts.textContent = mark + factsText(counts[number], this.picture);
       const rows = [...stage.rows].sort((a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity) || a.box - b.box);
       body.replaceChildren(...rows.map((row) => this.tableRow(stage, row)));
       if (!rows.length) htmlElement("td", { text: "no boxes", colSpan: 5, parent: htmlElement("tr", { parent: body }) });
@@ -86,10 +107,14 @@ class Viewer {
     const kind = this.model.kinds[row.kind];
     const first = htmlElement("td", { parent: tr, title: KIND_TEXTS[kind][1] });
     first.append(swatch(kind), ` ${KIND_TEXTS[kind][0]}`);
-    htmlElement("td", { text: this.model.classes[row.label - 1], parent: tr });
+    addName(tr, "", this.model.classes[row.label - 1]);
     htmlElement("td", { className: "number", text: row.score === null ? "" : row.score.toFixed(3), parent: tr });
-    htmlElement("td", { className: "number", text: row.overlap > 0 ? row.overlap.toFixed(2) : "", parent: tr });
-    htmlElement("td", { text: this.partner(stage.number, row), parent: tr });
+    const overlap = htmlElement("td", { className: "number", text: row.overlap > 0 ? row.overlap.toFixed(2) : "", parent: tr });
+    if (kind === "ignored" && row.overlap > 0) {
+      overlap.title = "how much of the detection's own area lies inside the ignored object";
+      htmlElement("span", { className: "note", text: "share inside", parent: overlap });
+    }
+    addName(tr, ...this.partner(stage.number, row));
     tr.addEventListener("focus", () => this.highlight(stage, row));
     tr.addEventListener("pointermove", (event) => {
       if (!this.isResting(event)) this.highlight(stage, row);
@@ -98,14 +123,15 @@ class Viewer {
     return tr;
   }
 
-  /** What a detection was matched to or compared with; for a missed object, what found it below the slider. */
+  /** What a detection was matched to or compared with; for a missed object, what found it below the slider. The number
+      of the object, its class, and what is to be added. */
   partner(number, { detection, object }) {
     const { classes, objects } = this.model;
     const detector = this.model.detectors[number];
     const place = `${object - objects.offsets[this.picture] + 1}`;
-    if (detection >= 0) return object < 0 ? "none" : `${place} ${classes[objects.labels[object] - 1]}`;
+    if (detection >= 0) return object < 0 ? ["none"] : [place, classes[objects.labels[object] - 1]];
     const by = detector.foundBy[object];
-    return by < 0 ? place : `${place}, found at ${detector.scores[by].toFixed(3)}`;
+    return by < 0 ? [place] : [`${place}, found at ${detector.scores[by].toFixed(3)}`];
   }
 
   /** Marks a box and its row of the table, and with two detectors the same object on the other side. */
@@ -116,6 +142,7 @@ class Viewer {
       each.highlighted = each === stage ? row : counterpart(each, row);
       each.highlighted?.element.classList.add("marked");
     }
+    if (row) this.showPanel(stage.number);
     if (row && !row.element.matches(":hover")) row.element.scrollIntoView({ block: "nearest" });
     this.later();
   }
@@ -147,10 +174,25 @@ class Viewer {
     this.later();
   }
 
+  /** Moves the window over a zoomed picture by a share of its size. */
+  pan(columns, rows) {
+    const at = this.stages[0].geometry();
+    const { clientWidth, clientHeight } = this.stages[0].element;
+    this.view.x += (PAN * columns * clientWidth) / at.width;
+    this.view.y += (PAN * rows * clientHeight) / at.height;
+    this.later();
+  }
+
   toggle(name) {
     this.options[name] = !this.options[name];
     document.getElementById(name).setAttribute("aria-pressed", String(this.options[name]));
     this.later();
+  }
+
+  toggleHelp() {
+    const help = document.getElementById("help");
+    help.hidden = !help.hidden;
+    document.getElementById("keys").setAttribute("aria-pressed", String(!help.hidden));
   }
 
   listen() {
@@ -163,29 +205,42 @@ class Viewer {
       "zoom-fit": () => this.zoomBy(0),
       previous: () => this.app.step(-1),
       next: () => this.app.step(1),
+      keys: () => this.toggleHelp(),
       close: () => this.app.close(),
     };
     const keys = {
       ArrowLeft: "previous", k: "previous", ArrowRight: "next", j: "next",
-      "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", 0: "zoom-fit", l: "labels", o: "objects",
+      "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", 0: "zoom-fit", l: "labels", o: "objects", "?": "keys", Escape: "close",
     };
+    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     for (const [id, action] of Object.entries(actions)) document.getElementById(id).addEventListener("click", action);
-    this.dialog.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+    // Of the whole document: whatever loses the focus, keys go on working.
+    document.addEventListener("keydown", (event) => {
+      if (!this.dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.target.matches("input") && event.key.startsWith("Arrow")) return; // they move the slider
+      const way = event.shiftKey && ways[event.key];
       const name = keys[event.key] ?? keys[event.key.toLowerCase()];
-      if (!name) return;
+      if (!way && !name) return;
       event.preventDefault();
-      actions[name]();
+      if (way) this.pan(...way);
+      else actions[name]();
     });
     this.dialog.addEventListener("cancel", (event) => {
-      event.preventDefault(); // the Escape key: closing goes through the state, which keeps the address right
+      event.preventDefault(); // a telephone's way to go back: closing goes through the state, which keeps the address right
       this.app.close();
     });
     this.dialog.addEventListener("close", () => {
       if (this.app.state.picture >= 0) this.app.close(); // a browser may close it without asking
     });
   }
+}
+
+/** A cell with text and a name; what does not fit into two lines is in its title. */
+function addName(row, text, name) {
+  const cell = htmlElement("td", { title: [text, name].filter(Boolean).join(" "), parent: row });
+  const lines = htmlElement("span", { className: "two-lines", text, parent: cell });
+  if (text && name) lines.append(" ");
+  if (name) lines.append(htmlElement("bdi", { text: name }));
 }
 
 /** What the other detector made of the same object: its best-scored box that has to do with it. */

@@ -1,30 +1,25 @@
 """Files in COCO's format: what is read, what is refused, and that ids come back as they were."""
 
 import json
-import runpy
-import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from detection import checkpoint
-from detection.config import DataSettings, from_dict
+from detection.config import DataSettings
 from detection.data import class_names, read_annotations
 from detection.data.coco import find_classes, read_coco
-from detection.data.voc import read_voc
 from detection.errors import UserError
+from detection.evaluation.coco import coco_scores
 from detection.evaluation.detections import Detections
-from detection.inference.predictor import load_detector
-from detection.training.run import train
 
 COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 """The 80 ids of COCO: 1 to 90 with ten gaps."""
-SHAPES, SHAPE_IDS = ("circle", "cross", "square", "triangle"), (5, 18, 44, 90)
 DOG, CAT = {"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}
 
 Write = Callable[..., Path]
@@ -182,58 +177,6 @@ def test_the_format_is_known_to_the_tools(write: Write) -> None:
     assert val.category_ids == (91, 18, 90) and train.labels.tolist() == [2]
 
 
-@pytest.fixture
-def coco_run(tiny_data: Path, tiny_config: dict[str, Any], tmp_path: Path) -> Iterator[Path]:
-    """The folder of a run of one iteration on the tiny set, in COCO's format with ids that have gaps."""
-    root = tmp_path / "coco"
-    (root / "annotations").mkdir(parents=True)
-    for name in ("train", "val"):
-        data = read_voc(tiny_data, name, SHAPES)
-        (root / name).symlink_to(tiny_data / "JPEGImages")
-        images = [
-            {"id": 1000 + int(own), "file_name": f"{own}.jpg", "width": columns, "height": rows}
-            for own, (rows, columns) in zip(data.image_ids.tolist(), data.sizes.tolist(), strict=True)
-        ]
-        corners = zip(data.image_of_object.tolist(), data.labels.tolist(), data.boxes.tolist(), strict=True)
-        objects = [
-            thing(number, images[image]["id"], [x1, y1, x2 - x1, y2 - y1], category_id=SHAPE_IDS[label - 1])
-            for number, (image, label, (x1, y1, x2, y2)) in enumerate(corners)
-        ]
-        if name == "train":  # an image without a target: no step may take it
-            images.append({**images[0], "id": 1, "file_name": "000014.jpg", "width": 128, "height": 160})
-        categories = [{"id": own, "name": shape} for own, shape in zip(SHAPE_IDS, SHAPES, strict=True)]
-        content = {"images": images, "annotations": objects, "categories": categories}
-        (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
-    tiny_config["data"] |= {"format": "coco", "root": str(root), "empty": "drop"}
-    tiny_config["train"]["iterations"] = 1
-    tiny_config["test"]["score_threshold"] = 0.0
-    tiny_config["output"] = str(root / "run")
-    yield train(from_dict(tiny_config), tiny_config)
-    shutil.rmtree(root)  # a checkpoint has 100 MB
-
-
-def test_a_run_keeps_the_ids_from_the_file_to_the_predictions(
-    coco_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the checkpoint, in the run's own detections, and in those of a picture that belongs to no data set."""
-    assert checkpoint.load(coco_run / "best.pt")["category_ids"] == list(SHAPE_IDS)
-    assert "without a target: 1, left out" in (coco_run / "log.txt").read_text()
-    rows = json.loads((coco_run / "detections.json").read_text())
-    assert {row["image_id"] for row in rows} <= set(range(1008, 1013))
-    assert len({row["category_id"] for row in rows}) > 1 and {row["category_id"] for row in rows} <= set(SHAPE_IDS)
-    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
-    words = [f"--checkpoint={coco_run}", f"--input={tmp_path}/a.png", f"--output={tmp_path}/out", "--device=cpu"]
-    monkeypatch.setattr(sys, "argv", ["predict_det.py", *words])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(Path(__file__).parents[3] / "tools" / "predict_det.py"), run_name="__main__")
-    rows = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert end.value.code == 0 and rows and {row["category_id"] for row in rows} <= set(SHAPE_IDS)
-    state = checkpoint.load(coco_run)
-    del state["category_ids"]
-    checkpoint.save(coco_run / "old.pt", state)  # as they were before there were ids
-    assert load_detector(coco_run / "old.pt", "cpu").category_ids == ()
-
-
 # Faults of objects and images
 
 FAULTS = [
@@ -282,10 +225,124 @@ def test_wrong_ids_are_found(write: Write) -> None:
     ]
 
 
-def test_overhang_of_one_pixel_is_cut_off_and_the_area_kept(write: Write) -> None:
+def test_overhang_of_one_pixel_is_kept_as_in_the_file(write: Write) -> None:
     objects = [thing(1, 7, [-1, -0.5, 62, 41]), thing(2, 7, [0, 0, 61, 41], area=None)]
     data = read_coco(write([picture(7)], objects), "train2017")
-    assert data.boxes.tolist() == [[0, 0, 60, 40]] * 2 and data.areas.tolist() == [5.5, 61 * 41]
+    assert data.boxes.tolist() == [[-1, -0.5, 61, 40.5], [0, 0, 61, 41]] and data.areas.tolist() == [5.5, 61 * 41]
+    assert data.cut_boxes().tolist() == [[0, 0, 60, 40]] * 2
+
+
+def test_scores_of_overhanging_boxes_are_those_of_pycocotools_on_the_file(write: Write, tmp_path: Path) -> None:
+    """Small boxes at the corners, up to a pixel outside, of which cutting would take a third."""
+    rng = np.random.default_rng(1)
+    objects, found = [], []
+    for number in range(60):
+        width, height = rng.integers(3, 9, 2).tolist()
+        is_right = rng.random() < 0.5
+        corner = [60.9 - width, 40.8 - height] if is_right else [-0.9, -0.8]
+        objects.append(thing(number + 1, number % 30, [*corner, width, height], area=width * height))
+        box = np.round(np.array([*corner, width, height]) + rng.normal(0, 0.5, 4), 2)
+        found.append({"image_id": number % 30, "category_id": 18, "bbox": box.tolist(), "score": 1 - number / 100})
+    root = write([picture(number) for number in range(30)], objects)
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    data = read_coco(root, "train2017")
+    ours = coco_scores(Detections.read_coco(tmp_path / "found.json", data), data).summary
+    reference = COCO(str(file_of(root)))
+    evaluation = COCOeval(reference, reference.loadRes(str(tmp_path / "found.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert 0.2 < ours["COCO AP50"] < 0.99
+    np.testing.assert_allclose(np.nan_to_num(list(ours.values()), nan=-1), evaluation.stats, atol=1e-12)
+
+
+BAD_BOX = "is not x, y, width, height"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"bbox": []}, f"bbox [] {BAD_BOX}"),
+        ({"bbox": None}, "bbox is missing"),
+        ({"bbox": [1, 2, 3]}, f"bbox [1, 2, 3] {BAD_BOX}"),
+        ({"bbox": [1, 2, 3, 4, 5, 6]}, f"bbox [1, 2, 3, 4, 5, ...] {BAD_BOX}"),
+        ({"bbox": "1 2 3 4"}, f"bbox '1 2 3 4' {BAD_BOX}"),
+        ({"bbox": {"x": 1}}, f"bbox {{'x': 1}} {BAD_BOX}"),
+        ({"bbox": [1, 2, "3", 4]}, "bbox [1, 2, '3', 4] has a value that is no number"),
+        ({"bbox": [1, 2, [3], True]}, "bbox [1, 2, [3], True] has a value that is no number"),
+        ({"iscrowd": 2}, "iscrowd 2 is neither 0 nor 1"),
+        ({"iscrowd": "yes"}, "iscrowd 'yes' is neither 0 nor 1"),
+        ({"iscrowd": [1]}, "iscrowd [1] is neither 0 nor 1"),
+        ({"area": "large"}, "area 'large' is no number"),
+        ({"area": [5]}, "area [5] is no number"),
+        ({"area": -4}, "area -4 is negative"),
+        ({"category_id": "dog"}, "category_id 'dog' is not among the categories"),
+        ({"category_id": None}, "category_id is missing"),
+        ({"image_id": None}, "image_id is missing"),
+        ({"image_id": 7.5}, "image_id 7.5 is not among the images"),
+    ],
+)
+@pytest.mark.parametrize("is_absent", [False, True])
+def test_a_badly_formed_object_is_its_own_fault(changes: dict, reason: str, is_absent: bool, write: Write) -> None:
+    bad = {**thing(5, 7, [1, 1, 1, 1]), **changes}
+    if is_absent:  # the same as null
+        bad = {key: value for key, value in bad.items() if value is not None}
+    data = read_coco(write([picture(7)], [thing(1, 7, [1, 2, 10, 20]), bad]), "train2017", on_error="drop")
+    assert data.boxes.tolist() == [[1, 2, 11, 22]] and [fault.reason for fault in data.dropped] == [reason]
+    assert data.dropped[0].object.startswith("annotations[1] with id 5")
+
+
+def test_whatever_means_zero_or_one_is_a_crowd_flag(write: Write) -> None:
+    flags = (0, 0.0, False, None, 1, 1.0, True)
+    objects = [thing(number, 7, [1, 2, 10, 20], iscrowd=flag) for number, flag in enumerate(flags)]
+    data = read_coco(write([picture(7)], objects), "train2017")
+    assert data.ignore.tolist() == [False] * 4 + [True] * 3
+
+
+def test_sides_of_an_image_are_whole_numbers(write: Write) -> None:
+    images = [picture(1, width=60.0), picture(2, width=60.5), picture(3, height=1e30)]
+    data = read_coco(write(images, [thing(1, 2, [1, 2, 3, 4])]), "train2017", on_error="drop")
+    assert data.sizes.tolist() == [[40, 60]] and data.left_out == {"2", "3"} and len(data.boxes) == 0
+    assert [fault.reason for fault in data.dropped] == ["image 2 is 60.5 x 40 pixels", "image 3 is 60 x 1e+30 pixels"]
+
+
+def test_two_spellings_of_a_file_are_one_image(write: Write) -> None:
+    images = [picture(1), picture(2, file_name="./1.jpg"), picture(3, file_name="a/../3.jpg"), picture(4)]
+    (root := write(images, [], files=["1.jpg", "3.jpg", "4.jpg"])).joinpath("train2017", "a").mkdir()
+    data = read_coco(root, "train2017", on_error="drop")
+    assert data.image_ids.tolist() == ["1", "3", "4"] and data.image_paths[1] == str(root / "train2017" / "3.jpg")
+    assert [fault.reason for fault in data.dropped] == ["instances_train2017.json lists it again, with image id 2"]
+    assert data.left_out == {"2"}
+
+
+def test_a_folder_that_cannot_be_listed_is_the_fault_of_its_images(write: Write) -> None:
+    names = ["1.jpg", f"{'a' * 300}/x.jpg", "1.jpg/x.jpg", "d\0/y.jpg", f"{'b' * 300}.jpg"]
+    images = [picture(number, file_name=name) for number, name in enumerate(names)]
+    data = read_coco(write(images, [], files=["1.jpg"]), "train2017", on_error="drop")
+    assert data.image_ids.tolist() == ["0"] and data.left_out == {"1", "2", "3", "4"}
+    long, inside, null, name = (fault.reason for fault in data.dropped)
+    assert long == "its folder cannot be listed (File name too long)" and "null" in null
+    assert inside == name == "no such image"
+
+
+def test_scores_need_no_pictures(write: Write) -> None:
+    objects = [thing(1, 7, [1, 2, 10, 20]), thing(2, 8, [1, 2, 10, 20])]
+    root = write([picture(7), picture(8, file_name="../8.jpg")], objects, files=[])
+    (root / "train2017").rmdir()
+    data = read_coco(root, "train2017", on_error="drop", pictures=False)
+    assert data.image_paths.tolist() == [str(root / "train2017" / "7.jpg")] and data.boxes.tolist() == [[1, 2, 11, 22]]
+    assert data.left_out == {"8"}  # a file outside of the folder is never named
+    settings = DataSettings(format="coco", root=str(root), train="train2017", val="train2017", on_error="drop")
+    assert read_annotations(settings, "train2017", pictures=False).sizes.tolist() == [[40, 60]]
+    with pytest.raises(UserError, match="no folder"):
+        read_annotations(settings, "train2017")
+
+
+def test_a_file_with_annotations_wins_over_one_without(write: Write) -> None:
+    write([picture(7)], kind="image_info")
+    assert not read_coco(write([picture(7)], kind="image_info"), "train2017").annotated
+    root = write([picture(7)], [thing(1, 7, [1, 2, 10, 20])])
+    assert len(read_coco(root, "train2017").boxes) == 1
 
 
 def test_unusable_images_go_with_their_objects(write: Write, tmp_path: Path) -> None:
@@ -309,6 +366,7 @@ def test_unusable_images_go_with_their_objects(write: Write, tmp_path: Path) -> 
     files = ["1.jpg", "3.jpg", "4.jpg", "8.jpg", "other.jpg", "a/10.jpg"]
     data = read_coco(write(images, objects, files=files), "train2017", on_error="drop")
     assert data.image_ids.tolist() == ["1", "10"] and data.boxes.tolist() == [[1, 2, 4, 6]]
+    assert data.left_out == {"2", "3", "4", "5", "6", "7", "8", "9"}
     reasons = [str(fault).removeprefix("train2017/") for fault in data.dropped]
     assert reasons == [
         "2.jpg: no such image",
@@ -330,38 +388,6 @@ def test_everything_left_out_leaves_an_empty_set(write: Write) -> None:
 
 
 # Files that are not what they should be
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "the file is empty"),
-        ('{"images": [], "annotations": [{"id"', r"ends in the middle, after 36 bytes; copy or download"),
-        ('{"images": [], "annotations": nul}', r"is not JSON: .*byte 3\d.*in .*nul"),
-        ('{"images": [],, "annotations": []}', r"is not JSON: .*byte 14"),
-        ("[]", "Expected `object`, got `array`; a COCO file has images"),
-        ('{"annotations": [], "categories": []}', "missing required field `images`"),
-        ('{"images": [{"id": 1}]}', r"missing required field `file_name` - at `\$\.images\[0\]`"),
-        ('{"images": [], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]}', r"\$.*\[0\]\.bbox`"),
-        ('{"images": [], "annotations": [{"image_id": 1, "category_id": 1}]}', r"`bbox` - at `\$\.annotations\[0\]`"),
-        ('{"images": [], "annotations": [{"image_id": 1, "category_id": "a", "bbox": [1, 2, 3, 4]}]}', "category_id`"),
-        ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "2 categories .* id 1"),
-        ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "have the name 'a'"),
-    ],
-)  # fmt: skip
-def test_what_is_no_coco_file_is_told_with_its_place(text: str, reason: str, write: Write) -> None:
-    root = write([])
-    file_of(root).write_text(text)
-    with pytest.raises(UserError, match=reason) as error:
-        read_coco(root, "train2017", ["dog"])
-    assert str(error.value).startswith(f"{file_of(root)}: ") and "\n" not in str(error.value)
-
-
-def test_text_that_is_not_utf8_is_told(write: Write) -> None:
-    root = write([picture(7)], [])
-    file_of(root).write_bytes(file_of(root).read_bytes().replace(b"dog", b"B\xe4r"))
-    with pytest.raises(UserError, match="cannot be decoded.*save it as JSON in UTF-8"):
-        read_coco(root, "train2017")
 
 
 def test_nan_is_looked_for_outside_of_text_alone(write: Write) -> None:
@@ -401,8 +427,6 @@ def test_what_is_missing_is_said(write: Write, tmp_path: Path) -> None:
 def test_real_images_as_pycocotools_reads_them(
     name: str, objects: int, crowds: int, present: int, shared_data: Path
 ) -> None:
-    from pycocotools.coco import COCO
-
     data = read_coco(shared_data / "coco", name)
     assert (len(data), len(data.boxes), int(data.ignore.sum()), len(set(data.labels))) == (40, objects, crowds, present)
     assert data.category_ids == tuple(COCO_IDS) and data.dropped == ()

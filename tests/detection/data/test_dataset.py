@@ -49,10 +49,15 @@ def test_image_of_object_is_the_image_whose_rows_they_are() -> None:
 
 def test_concatenate_keeps_each_image_with_its_objects() -> None:
     fault = Fault("x.xml", "object 1", "wrong")
-    parts = [_annotations([2, 0, 3], 1), _annotations([], 2), _annotations([0, 1], 3, dropped=(fault,))]
+    parts = [
+        _annotations([2, 0, 3], 1, left_out=frozenset("xy")),
+        _annotations([], 2),
+        _annotations([0, 1], 3, dropped=(fault,), left_out=frozenset("yz")),
+    ]
     joined = concatenate(parts)
     expected = [(part.image_ids[i], part.boxes[part.objects(i)].tolist()) for part in parts for i in range(len(part))]
     assert [(joined.image_ids[i], joined.boxes[joined.objects(i)].tolist()) for i in range(len(joined))] == expected
+    assert joined.left_out == {"x", "y", "z"}
     assert joined.dropped == (fault,) and len(joined) == 5 and joined.offsets.tolist() == [0, 2, 2, 5, 5, 6]
 
 
@@ -61,6 +66,18 @@ def test_concatenate_refuses_what_does_not_fit_together() -> None:
         concatenate([_annotations([1]), _annotations([1], class_names=("a", "b"))])
     with pytest.raises(UserError, match="without annotation files"):
         concatenate([_annotations([1]), _annotations([0], annotated=False)])
+
+
+def test_training_sees_boxes_within_their_images() -> None:
+    """And none of which nothing is left, as there may be when nobody has checked them."""
+    boxes = np.array([[-1, -0.5, 9, 50.5], [1, 2, 3, 4], [50, 1, 51, 9], [40, 2, 50.25, 4]])
+    data = _annotations([2, 2], boxes=boxes, ignore=np.zeros(4, bool), areas=np.array([1.0, 2, 3, 4]))
+    for empty in ("keep", "drop"):
+        cut = for_training(data, DataSettings(empty=empty))
+        assert cut.boxes.tolist() == [[0, 0, 9, 50], [1, 2, 3, 4], [40, 2, 50, 4]]
+        assert cut.offsets.tolist() == [0, 2, 3] and cut.areas.tolist() == [1, 2, 4]
+    assert np.array_equal(data.boxes, boxes)
+    assert for_training(cut, DataSettings()) is cut
 
 
 def test_difficult_objects_are_left_used_or_dropped() -> None:

@@ -48,6 +48,16 @@ def test_sides_and_shapes_are_those_of_the_resized_image() -> None:
     assert found.ratios[[0, 3, 6]] == pytest.approx([0.25, 1, 4])
 
 
+def test_overhanging_boxes_are_measured_as_training_sees_them() -> None:
+    """Cut to 29.5 x 59 and 0.25 x 20 pixels; the second one is tiny only then. COCO's ranges go by the areas given."""
+    objects = [(-1, -0.75, 29.5, 59, 1, False), (-0.75, 0, 0.25, 20, 1, False)]
+    found = survey(_annotations(objects), CONFIG, (600, 1000))
+    assert found.sides[[0, 6]] == pytest.approx([math.sqrt(0.25 * 20), math.sqrt(29.5 * 59)])
+    assert found.tiny.tolist() == [1] and found.per_range.tolist() == [1, 1, 0]
+    cut = [(0, 0, 29.5, 59, 1, False), (0, 0, 0.25, 20, 1, False)]
+    assert found.anchors["all"].mean == survey(_annotations(cut), CONFIG, (600, 1000)).anchors["all"].mean > 0
+
+
 def test_boxes_are_resized_as_by_the_one_rule() -> None:
     rng = np.random.default_rng(0)
     shapes = [tuple(map(int, rng.integers(50, 900, 2))) for _ in range(20)]

@@ -12,20 +12,13 @@ from PIL import Image
 
 from detection.config import VOC_CLASSES, DataSettings
 from detection.data import class_names, read_annotations
+from detection.data.coco import read_coco
 from detection.data.dataset import read_size
-from detection.data.voc import boxes_to_voc, find_classes, read_voc, voc_to_boxes
+from detection.data.voc import find_classes, read_voc
 from detection.errors import UserError
 
 Writer = Callable[..., Path]
 Object = Callable[..., str]
-
-
-def test_conversions_are_inverse_and_sizes_are_the_devkits() -> None:
-    values = np.random.default_rng(0).integers(1, 500, (50, 4)).astype(np.float32)
-    boxes = voc_to_boxes(values)
-    assert np.array_equal(boxes_to_voc(boxes), values)
-    assert np.array_equal(boxes[:, 2] - boxes[:, 0], values[:, 2] - values[:, 0] + 1)
-    assert voc_to_boxes(np.array([[1.0, 1.0, 500.0, 375.0]])).tolist() == [[0, 0, 500, 375]]
 
 
 def test_devkit_with_a_union_of_years(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
@@ -200,7 +193,6 @@ FAULTS = [
     (("dog", 1, -1, 9, 9), "object 2 (dog): ymin -1 is more than one pixel above the image"),
     (("dog", 1, 1, 62, 9), "object 2 (dog): xmax 62 is more than one pixel right of the image (60 columns)"),
     (("dog", 1, 1, 9, 41.5), "object 2 (dog): ymax 41.5 is more than one pixel below the image (40 rows)"),
-    (("dgo", 1, 1, 9, 9), "object 2 (dgo): class dgo is not among the class names (--data.classes sets them)"),
     (("", 1, 1, 9, 9), "object 2: name is missing"),
 ]
 
@@ -217,9 +209,50 @@ def test_each_fault_of_an_object_is_found(
     assert len(data) == 2 and data.boxes.tolist() == [[0, 0, 9, 9]] and len(data.dropped) == 1
 
 
-def test_overhang_of_one_pixel_is_cut_off(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
+def test_overhang_of_one_pixel_is_kept_as_in_the_file(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
     write_set(tmp_path, {"a": [xml_object("dog", 0, 0, 61, 41), xml_object("dog", 1, 1, 60, 40)]})
-    assert read_voc(tmp_path, "train").boxes.tolist() == [[0, 0, 60, 40]] * 2
+    data = read_voc(tmp_path, "train")
+    assert data.boxes.tolist() == [[-1, -1, 61, 41], [0, 0, 60, 40]] and data.areas.tolist() == [62 * 42, 60 * 40]
+    assert data.cut_boxes().tolist() == [[0, 0, 60, 40]] * 2
+
+
+def test_chosen_classes_leave_the_others_out_and_vocs_20_are_no_choice(
+    tmp_path: Path, write_set: Writer, xml_object: Object
+) -> None:
+    objects = [xml_object("dog", 1, 1, 9, 9), xml_object("cow", 0, 0, 0, 0), xml_object("cat", 2, 2, 9, 9)]
+    folder = write_set(tmp_path / "set", {"a": objects, "b": objects[1:2]})
+    data = read_voc(folder, "train", ["cat", "dog"])
+    assert data.labels.tolist() == [2, 1] and data.offsets.tolist() == [0, 2, 2] and data.dropped == ()
+    with pytest.raises(UserError, match=r"set: train has no object that is called dgo; its names are cat, cow, dog "):
+        read_voc(folder, "train", ["dgo"])
+    write_set(tmp_path / "VOC2007", {"a": [xml_object("dgo", 1, 1, 9, 9)]})
+    for classes in ((), VOC_CLASSES, tuple(reversed(VOC_CLASSES))):
+        with pytest.raises(UserError, match=r"object 1 \(dgo\): class dgo is not among the class names"):
+            read_voc(tmp_path, "2007/train", classes)
+
+
+def test_scores_need_no_pictures(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
+    """The size is the XML's; without one that of the picture if it is there, and otherwise not known."""
+    names = ("said", "seen", "unknown", "bad")
+    write_set(tmp_path, {name: [xml_object("x", 1, 1, 61, 41)] for name in names})
+    for name in ("seen", "unknown"):
+        xml = xml_object("x", 1, 1, 61, 41 if name == "seen" else 900)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(f"<annotation>{xml}</annotation>")
+    (tmp_path / "Annotations" / "bad.xml").write_text("<annotation>")
+    for name in ("said", "unknown", "bad"):
+        (tmp_path / "JPEGImages" / f"{name}.jpg").unlink()
+    data = read_voc(tmp_path, "train", on_error="drop", pictures=False)
+    assert data.image_ids.tolist() == ["said", "seen", "unknown"] and data.left_out == {"bad"}
+    assert data.sizes.tolist() == [[40, 60], [40, 60], [0, 0]] and data.boxes[:, 3].tolist() == [41, 41, 900]
+    assert data.image_paths[0] == str(tmp_path / "JPEGImages" / "said.jpg")
+    with_pictures = read_voc(tmp_path, "train", on_error="drop")
+    assert with_pictures.image_ids.tolist() == ["seen"] and with_pictures.left_out == {"said", "unknown", "bad"}
+    (tmp_path / "JPEGImages" / "seen.jpg").unlink()
+    (tmp_path / "JPEGImages").rmdir()
+    settings = DataSettings(root=str(tmp_path), train="train", val="train", on_error="drop")
+    assert len(read_annotations(settings, "train", pictures=False)) == 3
+    with pytest.raises(UserError, match="no folder JPEGImages"):
+        read_annotations(settings, "train")
 
 
 def test_unusable_images_are_told_together_and_left_out(tmp_path: Path, write_set: Writer, xml_object: Object) -> None:
@@ -265,12 +298,18 @@ def test_what_is_missing_is_said(tmp_path: Path, write_set: Writer) -> None:
     devkit = tmp_path / "up" / "VOCdevkit"
     with pytest.raises(UserError, match="no such folder.*VOC2007/ImageSets/Main/train.txt.*host.robots.ox.ac.uk"):
         read_voc(tmp_path / "nowhere", "2007/train")
-    with pytest.raises(UserError, match=r"no set 2007/test .*the sets there are 2007/none, 2007/train$"):
+    with pytest.raises(UserError, match=r"no set 2007/test .*the sets there are 2007/none, 2007/train;"):
         read_voc(devkit, "2007/train+2007/test")
     with pytest.raises(UserError, match="try --data.root .*VOCdevkit"):
         read_voc(tmp_path / "up", "2007/train")
     with pytest.raises(UserError, match="names no image"):
         read_voc(devkit, "2007/none")
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").write_text("{}")
+    with pytest.raises(UserError, match="holds COCO files, not VOC data .*--data.format coco$"):
+        read_voc(tmp_path / "coco", "train")
+    with pytest.raises(UserError, match="holds VOC data, not COCO files .*--data.format voc$"):
+        read_coco(devkit, "train")
     with pytest.raises(UserError, match="no set is there at all"):
         read_annotations(DataSettings(root=str(tmp_path), train="train", val="val"), "train")
 

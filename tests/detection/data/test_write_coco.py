@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detection.data.coco import read_coco
 from detection.data.dataset import Annotations, concatenate, without_objects
@@ -17,8 +18,7 @@ KEPT = ("image_ids", "sizes", "offsets", "boxes", "labels", "ignore", "areas")
 
 
 def _assert_read_back(annotations: Annotations, file: Path) -> None:
-    folder = write_coco(file, annotations)
-    read = read_coco(file.parent, f"{folder}={file}")
+    read = read_coco(file.parent, write_coco(file, annotations))
     assert read.class_names == annotations.class_names
     assert read.own_category_ids() == annotations.own_category_ids() and read.annotated == annotations.annotated
     for name in KEPT:
@@ -44,8 +44,29 @@ def test_coco_comes_back_as_it_was(shared_data: Path, tmp_path: Path) -> None:
     for name in ("train2017", "val2017"):
         annotations = read_coco(shared_data / "coco", name)
         _assert_read_back(annotations, tmp_path / f"{name}.json")
-        image = json.loads((tmp_path / f"{name}.json").read_text())["images"][0]
+        written = json.loads((tmp_path / f"{name}.json").read_text())
+        image = written["images"][0]
         assert image["id"] == int(image["file_name"].removesuffix(".jpg"))
+        source = json.loads((shared_data / "coco" / "annotations" / f"instances_{name}.json").read_text())
+        objects = sorted(source["annotations"], key=lambda item: item["image_id"])
+        for key in ("image_id", "category_id", "bbox", "area", "iscrowd"):
+            assert [item[key] for item in written["annotations"]] == [item[key] for item in objects]
+
+
+def test_overhang_comes_back_too(tiny_data: Path, tmp_path: Path) -> None:
+    annotations = read_voc(tiny_data, "train")
+    _assert_read_back(replace(annotations, boxes=annotations.boxes + [-0.75, 0, 0, 0.5]), tmp_path / "all.json")
+
+
+def test_paths_that_cannot_be_told_from_a_union_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a+b=c").mkdir()
+    annotations = without_objects(["one"], ["1"], [str(tmp_path / "a+b=c" / "x.jpg")], np.full((1, 2), 5))
+    Image.new("RGB", (5, 5)).save(tmp_path / "a+b=c" / "x.jpg")
+    assert len(read_coco("", write_coco(tmp_path / "d.txt", annotations))) == 1
+    for name in ("d=e.json", "d.json+e.json"):
+        with pytest.raises(UserError, match="would be taken for other paths because of a = or \\+ in it; rename"):
+            write_coco(tmp_path / name, annotations)
+        assert not (tmp_path / name).exists()
 
 
 def test_voc_folders_are_told_apart(shared_data: Path, tmp_path: Path) -> None:
@@ -57,7 +78,10 @@ def test_voc_folders_are_told_apart(shared_data: Path, tmp_path: Path) -> None:
 def test_images_are_chosen_and_named_from_the_folder_that_holds_them_all(tmp_path: Path) -> None:
     files = [str(tmp_path / "a" / "x.jpg"), str(tmp_path / "b" / "c" / "y.jpg"), str(tmp_path / "z.jpg")]
     annotations = without_objects(["one"], ["1", "2", "3"], files, np.full((3, 2), 5))
-    assert write_coco(tmp_path / "o.json", annotations, np.array([True, True, False])) == tmp_path
+    assert (
+        write_coco(tmp_path / "o.json", annotations, np.array([True, True, False]))
+        == f"{tmp_path}={tmp_path / 'o.json'}"
+    )
     content = json.loads((tmp_path / "o.json").read_text())
     assert [(image["id"], image["file_name"]) for image in content["images"]] == [(1, "a/x.jpg"), (2, "b/c/y.jpg")]
 

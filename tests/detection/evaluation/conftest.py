@@ -1,4 +1,4 @@
-"""Builds small data sets and detections from lists."""
+"""Builds small data sets and detections from lists; COCO's matching in slow loops."""
 
 from collections.abc import Callable, Sequence
 
@@ -39,6 +39,45 @@ def _detections(rows: Sequence[Detection]) -> Detections:
     )
 
 
+def _match_in_loops(
+    detections: Detections, annotations: Annotations, threshold: float, limit: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's rule: for each image and class, the object of each detection or -1, and which count as ignored."""
+    matched, ignored = np.full(len(detections), -1), np.zeros(len(detections), bool)
+    for image in range(len(annotations)):
+        for label in range(1, len(annotations.class_names) + 1):
+            rows = np.flatnonzero((detections.image_indices == image) & (detections.labels == label))
+            rows = sorted(rows.tolist(), key=lambda row: -detections.scores[row])
+            span = annotations.objects(image)
+            objects = [m for m in range(span.start, span.stop) if annotations.labels[m] == label]
+            taken = set()
+            for place, row in enumerate(rows):
+                if place >= limit:
+                    ignored[row] = True
+                    continue
+                for crowd in (False, True):
+                    best, chosen = min(threshold, 1 - 1e-10), -1
+                    for m in objects:
+                        value = _share(detections.boxes[row].tolist(), annotations.boxes[m].tolist(), crowd)
+                        if bool(annotations.ignore[m]) == crowd and m not in taken and value >= best:
+                            best, chosen = value, m
+                    if chosen >= 0:
+                        matched[row], ignored[row] = chosen, crowd
+                        taken |= set() if crowd else {chosen}
+                        break
+    return matched, ignored
+
+
+def _share(box: Sequence[float], other: Sequence[float], crowd: bool) -> float:
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    own = (box[2] - box[0]) * (box[3] - box[1])
+    whole = own if crowd else own + (other[2] - other[0]) * (other[3] - other[1]) - width * height
+    return width * height / whole
+
+
 @pytest.fixture(scope="session")
 def make_annotations() -> Callable[..., Annotations]:
     return _annotations
@@ -47,3 +86,8 @@ def make_annotations() -> Callable[..., Annotations]:
 @pytest.fixture(scope="session")
 def make_detections() -> Callable[..., Detections]:
     return _detections
+
+
+@pytest.fixture(scope="session")
+def match_in_loops() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    return _match_in_loops

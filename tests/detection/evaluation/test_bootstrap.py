@@ -8,8 +8,10 @@ import pytest
 
 from detection.config import MetricSettings, VOCMetricSettings
 from detection.evaluation.bootstrap import Interval, bootstrap
-from detection.evaluation.curves import coco_ranking, mean_over_classes, voc_ranking
+from detection.evaluation.coco import coco_scores
+from detection.evaluation.curves import coco_ranking, voc_ranking
 from detection.evaluation.matching import COCO_RECALLS
+from detection.evaluation.means import mean_of_known
 from detection.evaluation.scores import score
 from detection.evaluation.voc import VOC07_RECALLS
 
@@ -77,9 +79,22 @@ def test_a_weight_is_so_many_copies(make_annotations, make_detections):
         coco = coco_ranking(detections, annotations).weigh(weights).at(COCO_RECALLS)
         voc = voc_ranking(detections, annotations, settings.voc).weigh(weights)
         found = [coco, coco[0], coco[5], voc.area(), voc.at(VOC07_RECALLS)]
-        np.testing.assert_allclose([mean_over_classes(part) for part in found], list(wanted.values()), atol=1e-12)
+        np.testing.assert_allclose([mean_of_known(part) for part in found], list(wanted.values()), atol=1e-12)
         dropped += np.isnan(coco[0, :3, 0]).any()
     assert dropped
+
+
+def test_ties_make_little_difference(make_annotations, make_detections):
+    """Scores of one decimal: copies scored one by one come in turns, weighted ones do not."""
+    rng = np.random.default_rng(10)
+    detections, annotations = _random(rng, make_annotations, make_detections, images=60, objects=300, found=600)
+    detections.scores = np.round(rng.random(600), 1)
+    ranking, off = coco_ranking(detections, annotations), []
+    for _ in range(6):
+        weights = rng.multinomial(60, np.full(60, 1 / 60))
+        wanted = coco_scores(*_copied(detections, annotations, weights)).summary["COCO AP"]
+        off.append(100 * abs(mean_of_known(ranking.weigh(weights).at(COCO_RECALLS)) - wanted))
+    assert 0 < np.mean(off) < 0.5
 
 
 def _one_object_an_image(make_annotations, make_detections, found):

@@ -59,6 +59,50 @@ def test_an_id_may_be_a_number_or_text(tmp_path, make_annotations):
     assert Detections.read_coco(tmp_path / "a.json", annotations).image_indices.tolist() == [0, 0, 1, 1, 2]
 
 
+@pytest.mark.parametrize("left_out", [(), ("000041",)])
+def test_numbers_for_ids_with_leading_zeros(tmp_path, make_annotations, left_out):
+    """40 is "000040", unless two images, or one that was left out, could be meant, or other ids have letters."""
+    annotations = make_annotations([], 2, 1)
+    annotations.image_ids, annotations.left_out = np.array(["000040", "000007"]), frozenset(left_out)
+    rows = [GOOD | {"image_id": image_id, "score": score} for score, image_id in enumerate((40, "000040", 7))]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert Detections.read_coco(tmp_path / "a.json", annotations).image_indices.tolist() == [0, 0, 1]
+    for ids, left_out in ((["000040", "0040"], ()), (["000040", "a"], ()), (["000040", "000007"], ("40.0",))):
+        annotations.image_ids, annotations.left_out = np.array(ids), frozenset(left_out)
+        with pytest.raises(UserError, match="detection 0: image_id 40 is not in the data set"):
+            Detections.read_coco(tmp_path / "a.json", annotations)
+
+
+def test_detections_in_images_left_out_are_passed_over(tmp_path, make_annotations):
+    """Others are numbered as in the file."""
+    annotations = make_annotations([], 2, 1)
+    annotations.image_ids, annotations.left_out = np.array(["1", "3"]), frozenset({"2", "5"})
+    ids = [2, 3, "2", 5, 1, 3]
+    rows = [GOOD | {"image_id": image_id, "score": score} for score, image_id in enumerate(ids)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    found = Detections.read_coco(path, annotations)
+    assert found.image_indices.tolist() == [1, 0, 1] and found.scores.tolist() == [1, 4, 5]
+    path.write_text(json.dumps([*rows, rows[4]]))
+    with pytest.raises(UserError, match="detections 4 and 6 are the same"):
+        Detections.read_coco(path, annotations)
+    path.write_text(json.dumps([*rows, GOOD | {"image_id": 3, "bbox": [1, 2, -3, 4]}]))
+    with pytest.raises(UserError, match="detection 6: bbox .* negative"):
+        Detections.read_coco(path, annotations)
+    path.write_text(json.dumps([*rows, GOOD | {"image_id": 4}]))
+    with pytest.raises(UserError, match="detection 6: image_id 4 is not in the data set"):
+        Detections.read_coco(path, annotations)
+
+
+def test_sizes_are_written_as_they_were_read(tmp_path, make_annotations):
+    """With float64 corners x2 - x1 would be 107.86999999999998."""
+    path, bbox = tmp_path / "a.json", [18.99, 3.3, 107.87, 32.0]
+    path.write_text(json.dumps([GOOD | {"bbox": bbox}]))
+    annotations = make_annotations([], 1, 1)
+    Detections.read_coco(path, annotations).write_coco(path, annotations)
+    assert '"bbox":[18.99,3.3,107.87,32.0]' in path.read_text()
+
+
 numbers = st.floats(0, 5000, width=32)
 places = st.tuples(st.integers(0, 4), st.integers(1, 3), st.floats(0, 1, width=32), st.tuples(*[numbers] * 4))
 
@@ -69,6 +113,7 @@ def test_reading_gives_back_every_bit(tmp_path_factory, make_annotations, make_d
     detections.scores = np.arange(len(rows), dtype=np.float32) / 3  # sorted corners may make two rows one
     detections.boxes = np.concatenate([np.sort(detections.boxes[:, [0, 2]]), np.sort(detections.boxes[:, [1, 3]])], 1)
     detections.boxes = np.ascontiguousarray(detections.boxes[:, [0, 2, 1, 3]])
+    detections.boxes = np.maximum(detections.boxes, np.array([0, 0, 2, 2], np.float32))  # no shares of the sides
     annotations.sizes[:] = 5000
     path = tmp_path_factory.mktemp("coco") / "detections.json"
     detections.write_coco(path, annotations)
@@ -94,8 +139,10 @@ def test_a_file_without_detections(tmp_path, make_annotations):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "ends in the middle of the list; write it again, or fetch all of it"),
-        ("[{", "ends in the middle of the list"),
+        ("", r"is empty; a file without detections holds \[\]"),
+        (" \n", "is empty"),
+        ("\u00a0", "is not JSON"),
+        ("[{", "ends in the middle of the list; write it again, or fetch all of it"),
         (json.dumps([GOOD, GOOD], indent=0)[:-30], "ends in the middle of the list"),
         (json.dumps([GOOD])[:-3], "ends in the middle of the list"),
         (json.dumps([GOOD])[:8], "ends in the middle of the list"),
@@ -105,6 +152,14 @@ def test_a_file_without_detections(tmp_path, make_annotations):
         ("\ufeff[]", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ('{"a": 1}', "holds no list"),
+        (json.dumps(GOOD), r"holds a detection that is in no list; write \[ before and \] after it"),
+        (f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n", "holds JSON line by line; write one list"),
+        (json.dumps({"images": [], "annotations": [GOOD]}), "holds the list of detections under 'annotations'; write"),
+        (json.dumps({"info": [], "results": [GOOD]}), "holds the list of detections under 'results'; write that list"),
+        (json.dumps({"annotations": [{"bbox": [1, 2, 3, 4]}]}), "holds annotations, not detections; name a file of"),
+        (json.dumps({"images": [], "categories": []}), "holds annotations, not detections"),
+        ('[{"image_id": "\\ud800"}]', "detection 0: has no category_id"),
+        (json.dumps([GOOD | {"image_id": "\ud800"}]), "is not sound JSON .*surrogate.*; write it again"),
         ("[3]", "detection 0: is not an object with image_id, category_id, bbox, score"),
     ],
 )
@@ -118,7 +173,8 @@ def test_what_is_no_list_of_detections(tmp_path, make_annotations, text, message
     ("change", "message"),
     [
         ({"image_id": "9"}, "image_id '9' is not in the data set"),
-        ({"image_id": 0}, "image_id 0 is not in the data set"),
+        ({"image_id": 7}, "image_id 7 is not in the data set"),
+        ({"image_id": 10**30}, "image_id 10{30} is not in the data set"),
         ({"image_id": 1.5}, "image_id 1.5 is neither a whole number nor text"),
         ({"image_id": True}, "image_id True is neither a whole number nor text"),
         ({"category_id": 7}, r"category_id 7 is not one of 1, 2;"),
@@ -131,6 +187,9 @@ def test_what_is_no_list_of_detections(tmp_path, make_annotations, text, message
         ({"score": -float("inf")}, "score -inf is not a finite number"),
         ({"score": "0.9"}, "score '0.9' is not a finite number"),
         ({"score": None}, "score None is not a finite number"),
+        ({"score": 10**400}, "score 10{99} ... is not a finite number"),
+        ({"bbox": [1, 2, 10**400, 4]}, r"bbox \[1, 2, 10* ... is not four finite numbers"),
+        ({"bbox": [1e308, 1, 1e308, 1]}, r"bbox \[1e\+308, 1.0, 1e\+308, 1.0\] is no place in an image; mend"),
     ],
 )
 def test_a_wrong_detection_is_named(tmp_path, make_annotations, change, message):
@@ -188,8 +247,19 @@ def _rows_with(bboxes: np.ndarray) -> str:
 @pytest.mark.parametrize("count", [10, 300])
 def test_corners_are_recognized(tmp_path, make_annotations, count):
     (tmp_path / "a.json").write_text(_rows_with(_many_boxes(count)))
-    with pytest.raises(UserError, match="others leave their images: these look like x1, y1, x2, y2; write x, y, width"):
-        Detections.read_coco(tmp_path / "a.json", make_annotations([], 2, 2))
+    annotations = make_annotations([], 2, 2)
+    with pytest.raises(
+        UserError, match=r"is one of \d+ that leave their images: these look like x1, y1, x2, y2; write x, y, width"
+    ):
+        Detections.read_coco(tmp_path / "a.json", annotations)
+    annotations.sizes[:] = 0  # nobody looked
+    assert len(Detections.read_coco(tmp_path / "a.json", annotations)) == count
+    lost = json.loads((tmp_path / "a.json").read_text())
+    lost = [row | {"image_id": "000001"} for row in lost] + lost[:3]
+    (tmp_path / "a.json").write_text(json.dumps(lost))
+    annotations.sizes[1] = 100
+    with pytest.raises(UserError, match="these look like x1, y1, x2, y2; write x, y, width"):
+        Detections.read_coco(tmp_path / "a.json", annotations)
 
 
 @pytest.mark.parametrize("shift", [0, 5, -5])
@@ -209,3 +279,32 @@ def test_large_boxes_that_stick_out_are_not_taken_for_corners(tmp_path, make_ann
     for bboxes in (whole, wild):
         (tmp_path / "a.json").write_text(_rows_with(bboxes))
         assert len(Detections.read_coco(tmp_path / "a.json", make_annotations([], 2, 2))) == 30
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_shares_of_the_sides_are_recognized(tmp_path, make_annotations, corners):
+    boxes = _many_boxes(6) / 100
+    shares = boxes if corners else np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    annotations = make_annotations([], 2, 2)
+    annotations.sizes[:] = 0
+    (tmp_path / "a.json").write_text(_rows_with(shares))
+    message = (
+        "detection 0: bbox .* and all others are 1 at most: these look like shares of the image's sides; write pixels"
+    )
+    with pytest.raises(UserError, match=message):
+        Detections.read_coco(tmp_path / "a.json", annotations)
+
+
+@pytest.mark.parametrize(
+    "bboxes",
+    [
+        [[0.1, 0.2, 0.3, 0.4 + number / 100] for number in range(5)],  # few
+        [[0.1, 0.2, 0.3, 0.4 + number / 100] for number in range(90)] + [[0.1, 0.1, 5, 5]],  # one has pixels
+        [[-3 - number, -4, 1, 1] for number in range(20)],  # at the border, not clipped
+        [[0, 0, 1, 1 - number / 100] for number in range(20)],  # clipped to one pixel
+        [[0, 0, 0, number / 100] for number in range(20)],  # clipped to nothing
+    ],
+)
+def test_small_boxes_are_not_taken_for_shares(tmp_path, make_annotations, bboxes):
+    (tmp_path / "a.json").write_text(_rows_with(np.array(bboxes)))
+    assert len(Detections.read_coco(tmp_path / "a.json", make_annotations([], 2, 2))) == len(bboxes)

@@ -1,5 +1,6 @@
 """Kinds of error, their costs and the other diagnostics: by hand, by a slow loop, and by hotcoco."""
 
+import json
 import math
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 
 from detection.evaluation import overlaps
 from detection.evaluation.costs import error_costs
-from detection.evaluation.diagnostics import confusion_matrix, precision_recall, recall_by_size
+from detection.evaluation.diagnostics import COCO_SIZES, confusion_matrix, diagnose, precision_recall, recall_by_size
 from detection.evaluation.errors import KINDS, find_errors
-from detection.evaluation.matching import COCO_IOUS, coco_matches
+from detection.evaluation.matching import COCO_IOUS
 
 SQUARE, ELSEWHERE = (0, 0, 10, 10), (50, 50, 60, 60)
 TIDE = {
@@ -99,14 +100,14 @@ def _iou(a, b) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def _slow(detections, annotations):
-    """TIDE's definitions in loops; what is matched is taken from the (separately tested) matching."""
-    matches = coco_matches(detections, annotations, np.array([0.5]))
+def _slow(detections, annotations, match_in_loops):
+    """TIDE's definitions in loops."""
+    matched, ignored = match_in_loops(detections, annotations, 0.5)
     kinds, objects, reachable = [], [], set()
     for row in range(len(detections)):
-        if matches.ignored[0, row] or matches.objects[0, row] >= 0:
-            kinds.append("ignored" if matches.ignored[0, row] else "true")
-            objects.append(matches.objects[0, row])
+        if ignored[row] or matched[row] >= 0:
+            kinds.append("ignored" if ignored[row] else "true")
+            objects.append(matched[row])
             continue
         best = {True: (0.0, -1), False: (0.0, -1)}
         span = annotations.objects(detections.image_indices[row])
@@ -129,19 +130,19 @@ def _slow(detections, annotations):
         kinds.append(case[0])
         objects.append(case[1])
         reachable |= {case[1]} if case[0] in ("localization", "classification") else set()
-    found = set(matches.objects[0].tolist())
+    found = set(matched.tolist())
     missed = [
         not annotations.ignore[m] and m not in found and m not in reachable for m in range(len(annotations.boxes))
     ]
     return kinds, objects, missed
 
 
-def test_equals_the_loop(monkeypatch, make_annotations, make_detections):
+def test_equals_the_loop(monkeypatch, make_annotations, make_detections, match_in_loops):
     rng = np.random.default_rng(1)
     for trial in range(6):
         monkeypatch.setattr(overlaps, "PAIRS_AT_ONCE", (7, 500_000)[trial % 2])
         detections, annotations = _random(rng, make_annotations, make_detections, crowds=0.15)
-        kinds, objects, missed = _slow(detections, annotations)
+        kinds, objects, missed = _slow(detections, annotations, match_in_loops)
         errors = find_errors(detections, annotations)
         assert [KINDS[kind] for kind in errors.kinds] == kinds
         assert errors.objects.tolist() == objects
@@ -152,7 +153,8 @@ def test_equals_the_loop(monkeypatch, make_annotations, make_detections):
 def test_equals_hotcocos_tide(make_annotations, make_detections, objects, found, trials):
     """With few objects there are classes of which every one is missed.
 
-    Without crowds: hotcoco lets false detections be errors about crowds, which TIDE leaves out before it looks.
+    Without crowds: to hotcoco a detection that lies in a crowd of its class in part is a localization error. Here
+    crowds are no objects, as in TIDE's own code, which however gives detections that lie in them a kind, too.
     """
     rng = np.random.default_rng(2)
     for _ in range(trials):
@@ -181,6 +183,37 @@ def test_costs_worked_out_by_hand(make_annotations, make_detections):
     }
 
 
+def test_costs_beside_a_crowd(make_annotations, make_detections):
+    """Worked out by hand: of two objects of class 1 one is found, by the fourth detection that counts."""
+    crowd = (40, 40, 80, 80)
+    objects = [(0, 1, SQUARE, False), (0, 1, (0, 50, 10, 60), False), (0, 1, crowd, True), (0, 2, ELSEWHERE, True)]
+    found = [
+        (0, 1, 0.9, (40, 40, 60, 80)),  # wholly inside the crowd: ignored
+        (0, 1, 0.8, (30, 40, 50, 80)),  # half inside: ignored
+        (0, 1, 0.7, (20, 40, 50, 80)),  # a third inside, and nothing else there: background, as crowds are no objects
+        (0, 2, 0.7, (40, 40, 60, 80)),  # inside a crowd of another class; class 2 has no object: background
+        (0, 1, 0.6, (0, 50, 10, 54)),  # IoU 0.4 with the second object: localization
+        (0, 1, 0.5, (0, 0, 10, 30)),  # IoU 1/3 with the first: localization
+        (0, 1, 0.4, SQUARE),  # true
+    ]
+    detections, annotations = make_detections(found), make_annotations(objects, 1, 2)
+    errors = find_errors(detections, annotations)
+    names = [KINDS[kind] for kind in errors.kinds]
+    assert names == ["ignored"] * 2 + ["background"] * 2 + ["localization"] * 2 + ["true"]
+    assert errors.objects.tolist() == [2, 2, -1, -1, 1, 0, 0]
+    assert errors.missed.tolist() == [False] * 4  # the second object is in reach
+    costs = error_costs(detections, annotations, errors)
+    before = 51 / 101 / 4  # precision 1/4 up to recall 1/2; class 2 has no objects and no part in the mean
+    assert costs["background"].ap50 == pytest.approx(51 / 101 / 3 - before)  # without the one of class 1
+    # One localization error becomes true, the other goes, as its object is found: false, true, true.
+    assert costs["localization"].ap50 == pytest.approx(2 / 3 - before)
+    assert costs["false positives"].ap50 == pytest.approx(51 / 101 - before)
+    assert costs["false negatives"].ap50 == pytest.approx(1 / 4 - before)
+    assert costs["missed"].ap50 == 0
+    counts = {"localization": 2, "background": 2, "false positives": 4, "false negatives": 1}
+    assert {kind: cost.count for kind, cost in costs.items() if cost.count} == counts
+
+
 def test_nothing_found_and_nothing_there(make_annotations, make_detections):
     annotations, none = make_annotations([(0, 1, SQUARE, False)], 1, 2), make_detections([])
     costs = error_costs(none, annotations, find_errors(none, annotations))
@@ -205,6 +238,14 @@ def test_confusion_leaves_crowds_out(make_annotations, make_detections):
         [(0, 1, 0.9, SQUARE), (0, 2, 0.8, ELSEWHERE), (0, 2, 0.7, (80, 0, 90, 10)), (0, 1, 0.4, ELSEWHERE)]
     )
     assert confusion_matrix(found, annotations).tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_a_crowd_excuses_detections_of_its_own_class_alone(make_annotations, make_detections):
+    """As in find_errors: a detection of class 2 inside a crowd of class 1 has found nothing."""
+    annotations = make_annotations([(0, 1, (0, 0, 90, 90), True)], 1, 2)
+    found = make_detections([(0, 1, 0.9, SQUARE), (0, 2, 0.8, ELSEWHERE)])
+    assert confusion_matrix(found, annotations).tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert [KINDS[kind] for kind in find_errors(found, annotations).kinds] == ["ignored", "background"]
 
 
 def test_curves_equal_hotcocos(make_annotations, make_detections):
@@ -239,3 +280,41 @@ def test_recall_over_all_sizes_is_cocos(make_annotations, make_detections):
     evaluation.accumulate()
     recall = recall_by_size(detections, annotations, COCO_IOUS, edges=(0, np.inf)).recall
     np.testing.assert_allclose(recall[0], evaluation.eval["recall"][:, 0, 0, 2], atol=1e-12)
+
+
+def test_sizes_are_merged(make_annotations, make_detections):
+    detections, annotations = _random(np.random.default_rng(7), make_annotations, make_detections, crowds=0.1)
+    annotations.areas = annotations.areas * 30
+    merged = recall_by_size(detections, annotations, COCO_IOUS).merged(COCO_SIZES)
+    wanted = recall_by_size(detections, annotations, COCO_IOUS, COCO_SIZES)
+    assert wanted.objects.min() > 0 and merged.edges.tolist() == list(COCO_SIZES)
+    np.testing.assert_array_equal(merged.objects, wanted.objects)
+    np.testing.assert_array_equal(merged.found, wanted.found)
+
+
+def test_diagnostics_are_for_json(make_annotations, make_detections):
+    """One of two objects found after a false detection: precision 1/2 at the 51 recalls up to 1/2."""
+    annotations = make_annotations([(0, 1, SQUARE, False), (1, 1, SQUARE, False)], 2, 2)
+    found = make_detections([(0, 1, 0.9, ELSEWHERE), (0, 1, 0.8, SQUARE), (1, 1, 0.3, ELSEWHERE)])
+    record = diagnose(found, annotations, score_threshold=0.5).record(("cat", "dog"))
+    record = json.loads(json.dumps(record, allow_nan=False))
+    confusion, recall, precision = (record[name] for name in record)
+    assert list(record) == ["confusion matrix", "recall by object size", "precision at recall"]
+    assert confusion == {
+        "IoU": 0.5,
+        "score threshold": 0.5,
+        "rows: annotated as": ["cat", "dog", "nothing there"],
+        "columns: detected as": ["cat", "dog", "not found"],
+        "counts": [[1, 0, 1], [0, 0, 0], [1, 0, 0]],
+    }
+    assert recall["IoUs"] == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert recall["square root of area from"][:2] == [0, 16] and recall["below"][-2:] == [384, None]
+    assert recall["objects"] == [2] + [0] * 9 and recall["found at each IoU"][0] == [1] * 10
+    assert recall["recall at each IoU"][:2] == [[0.5] * 10, [None] * 10]
+    assert precision["recalls"][:3] == [0, 0.01, 0.02] and len(precision["recalls"]) == 101
+    assert precision["classes"]["dog"] == {"IoU 0.5": [None] * 101, "IoU 0.75": [None] * 101}
+    assert (
+        precision["mean"]
+        == precision["classes"]["cat"]
+        == dict.fromkeys(("IoU 0.5", "IoU 0.75"), [0.5] * 51 + [0] * 50)
+    )

@@ -36,45 +36,8 @@ def _box(rng) -> tuple[float, ...]:
     return x, y, x + w, y + h
 
 
-def _slow(detections, annotations, threshold, limit):
-    """The rule in loops: for each image and class, the object of each detection, and which count as ignored."""
-    matched, ignored = np.full(len(detections), -1), np.zeros(len(detections), bool)
-    for image in range(len(annotations)):
-        for label in range(1, len(annotations.class_names) + 1):
-            rows = np.flatnonzero((detections.image_indices == image) & (detections.labels == label))
-            rows = sorted(rows.tolist(), key=lambda row: -detections.scores[row])
-            span = annotations.objects(image)
-            objects = [m for m in range(span.start, span.stop) if annotations.labels[m] == label]
-            taken = set()
-            for place, row in enumerate(rows):
-                if place >= limit:
-                    ignored[row] = True
-                    continue
-                for crowd in (False, True):
-                    best, chosen = min(threshold, 1 - 1e-10), -1
-                    for m in objects:
-                        value = _share(detections.boxes[row].tolist(), annotations.boxes[m].tolist(), crowd)
-                        if bool(annotations.ignore[m]) == crowd and m not in taken and value >= best:
-                            best, chosen = value, m
-                    if chosen >= 0:
-                        matched[row], ignored[row] = chosen, crowd
-                        taken |= set() if crowd else {chosen}
-                        break
-    return matched, ignored
-
-
-def _share(box, other, crowd) -> float:
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    own = (box[2] - box[0]) * (box[3] - box[1])
-    whole = own if crowd else own + (other[2] - other[0]) * (other[3] - other[1]) - width * height
-    return width * height / whole
-
-
 @pytest.mark.parametrize("limit", [3, 100])
-def test_equals_the_loop(monkeypatch, make_annotations, make_detections, limit):
+def test_equals_the_loop(monkeypatch, make_annotations, make_detections, match_in_loops, limit):
     rng = np.random.default_rng(3)
     for trial in range(10):
         monkeypatch.setattr(overlaps, "PAIRS_AT_ONCE", (7, 500_000)[trial % 2])
@@ -82,7 +45,7 @@ def test_equals_the_loop(monkeypatch, make_annotations, make_detections, limit):
         ious = np.array([0.3, 0.5, 0.75, 1.0])
         matches = coco_matches(detections, annotations, ious, limit)
         for index, threshold in enumerate(ious):
-            matched, ignored = _slow(detections, annotations, threshold, limit)
+            matched, ignored = match_in_loops(detections, annotations, threshold, limit)
             np.testing.assert_array_equal(matches.objects[index], matched)
             np.testing.assert_array_equal(matches.ignored[index], ignored)
             np.testing.assert_array_equal(matches.true[index], (matched >= 0) & ~ignored)

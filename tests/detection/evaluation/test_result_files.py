@@ -81,3 +81,11 @@ def test_what_is_read_back_must_be_what_was_written(
     with pytest.raises(UserError, match="read back, it is not what was written"):
         write_server_archive(tmp_path, make_detections(ROWS), make_annotations([], 2, 2), data)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("best.pt", "is a checkpoint"), ("comp4_det_val_cat.txt", "one of VOC's files")]
+)
+def test_other_files_of_a_run_are_no_detections(name: str, sentence: str, make_annotations) -> None:
+    with pytest.raises(UserError, match=f"{name}: is .*{sentence}|{name}: {sentence}"):
+        read_detections(f"runs/{name}", make_annotations([], 1, 1))

@@ -10,8 +10,19 @@ from detection.config import MetricSettings, VOCMetricSettings
 from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.coco import SUMMARY, COCOScores
 from detection.evaluation.costs import ErrorCost
+from detection.evaluation.diagnostics import FINE_SIZES, Diagnostics, PrecisionRecall, SizeRecall
+from detection.evaluation.matching import COCO_IOUS, COCO_RECALLS
+from detection.evaluation.names import headline_names
 from detection.evaluation.scores import score
-from detection.evaluation.tables import class_table, coco_table, error_table, interval_table, plain_text
+from detection.evaluation.tables import (
+    class_table,
+    coco_table,
+    confusion_table,
+    diagnostic_tables,
+    error_table,
+    interval_table,
+    plain_text,
+)
 
 SQUARE = (0, 0, 10, 10)
 
@@ -72,7 +83,7 @@ def test_the_12_numbers_and_what_they_are():
 def test_intervals_of_one_and_of_two():
     one = {"COCO AP": Interval(0.301, 0.29, 0.3149), "VOC area mAP@0.5": Interval(math.nan, math.nan, math.nan)}
     lines = _lines(plain_text(interval_table(Intervals(one, {}, {}))))
-    assert "COCO AP 30.1 29.0 to 31.5" in lines and "VOC area mAP@0.5 - - to -" in lines
+    assert "COCO AP 30.1 29.0 to 31.5" in lines and "VOC area mAP@0.5 - -" in lines
     assert lines[-1] == "by a bootstrap over the images"
     both = Intervals(
         one, {name: Interval(0.3, 0.2, 0.4) for name in one}, {name: Interval(0.001, -0.02, 0.02) for name in one}
@@ -84,21 +95,79 @@ def test_intervals_of_one_and_of_two():
     assert lines[-1] == "a difference whose interval holds 0 may be chance"
 
 
+def test_without_resamples_there_is_no_column_of_intervals():
+    one, other, less = ({"COCO AP": Interval(value, math.nan, math.nan)} for value in (0.3, 0.35, -0.05))
+    lines = _lines(plain_text(interval_table(Intervals(one, {}, {}))))
+    assert lines[-3] == "number value" and lines[-1] == "COCO AP 30.0"
+    lines = _lines(plain_text(interval_table(Intervals(one, other, less), "mine", "yours")))
+    assert [lines[-5], *lines[-3:]] == ["number of value", "COCO AP mine 30.0", "yours 35.0", "difference -5.0"]
+
+
 def test_errors_say_what_they_are():
     costs = {"localization": ErrorCost(7, 0.0123), "missed": ErrorCost(2, -0.001), "background": ErrorCost(0, math.nan)}
+    costs |= {"both": ErrorCost(12_345, -1e-9)}
     lines = _lines(plain_text(error_table(costs)))
     assert "localization right class, IoU between 0.1 and 0.5 7 +1.2" in lines
     assert "missed object not found, nor mistaken as above 2 -0.1" in lines
     assert "background nothing is there 0 -" in lines
+    assert "both wrong class, IoU between 0.1 and 0.5 12,345 +0.0" in lines
+    assert lines[-1] == "kinds after TIDE (arXiv 2008.08115); detections on ignored objects left out"
+
+
+def _diagnostics() -> Diagnostics:
+    """Classes cat and [b]: 1,200 cats found, 300 taken for [b], 500 not found; 50 of 100 [b] found; 4 are nothing."""
+    confusion = np.array([[1200, 300, 500], [0, 50, 50], [3, 1, 0]])
+    objects, found = np.array([1, 0, 2, 0, 0, 0, 0, 0, 0, 1500]), np.zeros((10, 10), int)
+    found[[0, 2]] = [[1] * 10, [1] * 5 + [0] * 5]
+    found[9, 0] = 750
+    recall = SizeRecall(COCO_IOUS, np.array(FINE_SIZES), objects, found)
+    precision = np.stack([np.linspace(1, 0, 101), np.full(101, 0.25)])[:, None].repeat(2, axis=1)
+    precision[:, 1] = np.nan
+    curves = PrecisionRecall(np.array([0.5, 0.75]), COCO_RECALLS, precision)
+    return Diagnostics(confusion, 0.3, 0.5, recall, curves)
+
+
+def test_diagnostics_as_tables():
+    texts = [_lines(plain_text(table)) for table in diagnostic_tables(_diagnostics(), ("cat", "[b]"))]
+    precision, recall, confusion = texts
+    assert "recall at IoU 0.5 at IoU 0.75" in precision
+    assert {"0 100.0 25.0", "10 90.0 25.0", "100 0.0 25.0", "AP 50.0 25.0"} <= set(precision)
+    assert len([line for line in precision if line[0].isdigit()]) == 11
+    assert {"0 to 16 1 100.0 100.0", "16 to 32 0 - -", "32 to 48 2 50.0 25.0", "384 up 1,500 50.0 5.0"} <= set(recall)
+    assert {"small (0 to 32) 1 100.0 100.0", "medium (32 to 96) 2 50.0 25.0"} <= set(recall)
+    assert "large (96 up) 1,500 50.0 5.0" in recall and "all 1,503 50.0 5.1" in recall
+    assert confusion[0] == "Confusions at IoU 0.5, scores from 0.3"
+    assert confusion[3:8] == [
+        "cat [b] 300 15.0",
+        "any class the same 1,250 59.5",
+        "any class another class 300 14.3",
+        "any class not found 550 26.2",
+        "nothing there any class 4 0.3",
+    ]
+
+
+def test_the_most_frequent_confusions_come_first():
+    matrix = np.arange(36).reshape(6, 6)
+    lines = _lines(plain_text(confusion_table(matrix, tuple("abcde"), 0.5, 0.5)))[3:]
+    assert [line.split()[:3] for line in lines[:3]] == [["e", "d", "27"], ["e", "c", "26"], ["e", "b", "25"]]
+    assert lines[10].startswith("any class the same")
+    lines = _lines(plain_text(confusion_table(np.zeros((3, 3), int), ("a", "b"), 0.5, 0.5)))
+    assert "any class the same 0 -" in lines and "nothing there any class 0 -" in lines
 
 
 def test_80_columns_do(make_annotations, make_detections):
     """A terminal of the usual width cuts nothing off, and folds no class name of VOC or COCO."""
     scores = _scores(make_annotations, make_detections)
     console = Console(width=80, file=io.StringIO())
-    for table in scores.tables(("baseball glove", "refrigerator", "diningtable")):
+    names = ("baseball glove", "refrigerator", "diningtable")
+    both = {name: Interval(0.5, 0.4, 0.6) for name in headline_names(MetricSettings())}
+    errors = error_table({"false negatives": ErrorCost(1_234_567, 0.12)})
+    confusion = confusion_table(np.full((4, 4), 1_234_567), names, 0.5, 0.5)
+    more = (*diagnostic_tables(_diagnostics(), names[:2]), confusion, errors)
+    for table in (*scores.tables(names), interval_table(Intervals(both, both, both), "voc07_101", "voc07_50"), *more):
         console.print(table)
     text = console.file.getvalue()
+    assert "baseball glove" in text and "  1,234,567  25.0" in text
     assert "…" not in text and "baseball glove " in text and " COCO ARl " in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 

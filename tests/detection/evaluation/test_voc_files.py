@@ -77,6 +77,9 @@ def test_foreign_files(tmp_path, make_annotations):
         ("000009 0.5 1 2 3 4", "line 3: image 000009 is not in the data set; name the set that was detected in"),
         ("000000 nan 1 2 3 4", "line 3: 000000 nan 1 2 3 4: not finite"),
         ("000000 0.5 1 2 inf 4", "line 3: 000000 0.5 1 2 inf 4: not finite"),
+        ("000000 0.5 1 2 1e308 4", "line 3: 000000 0.5 1 2 1e308 4: no place in an image; mend the detector"),
+        ("000000 0.5 1_0 2 30 4", "line 3: '000000 0.5 1_0 2 30 4' is not image_id"),
+        ("000000 0.5 \uff11 2 3 4", "line 3: .* is not image_id"),
         ("000000 0.5 5 2 3 4", "line 3: 000000 0.5 5 2 3 4: xmax < xmin or ymax < ymin; write image_id"),
         ("000001 0.25 1 2 3 4", "lines 1 and 3 are the same; remove one of them"),
     ],
@@ -85,6 +88,18 @@ def test_a_wrong_line_is_named(tmp_path, make_annotations, text, message):
     _write(tmp_path, class1="", class2=f"000001 0.25 1 2 3 4\n\n{text}\n")
     with pytest.raises(UserError, match=f"comp4_det_val_class2.txt: {message}"):
         Detections.read_voc(tmp_path, make_annotations([], 2, 2))
+
+
+def test_detections_in_images_left_out_are_passed_over(tmp_path, make_annotations):
+    annotations = make_annotations([], 1, 1)
+    annotations.left_out = frozenset({"000007", "000008"})
+    text = "000007 0.5 1 2 3 4\n000000 0.25 1 2 3 4\n000008 0.5 1 2 3 4\n"
+    _write(tmp_path, class1=text)
+    found = Detections.read_voc(tmp_path, annotations)
+    assert (found.image_indices.tolist(), found.scores.tolist()) == ([0], [0.25])
+    _write(tmp_path, class1=f"{text}000000 0.25 1 2 3 4\n")
+    with pytest.raises(UserError, match="lines 2 and 4 are the same"):
+        Detections.read_voc(tmp_path, annotations)
 
 
 def test_wrong_folders_are_explained(tmp_path, make_annotations):

@@ -1,124 +1,23 @@
-"""The page in a real Chromium, from the disk: counts against loops in Python, filters, keys, addresses, names."""
+"""The page in a real Chromium, from the disk: counts against loops in Python, filters, captions, names, pictures.
+
+Keys, addresses and the pointer are in `test_page_use.py`.
+"""
 
 import io
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from urllib.parse import quote_plus
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detection.config import MetricSettings
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import KINDS, find_errors
-from detection.evaluation.scores import score
-from detection.inspection.report import Reported, write_report
+from detection.inspection.report import write_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
-
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 FALSE = KINDS[1:6]
 SHOWN = "document.querySelector('dialog[open]') !== null"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
-        yield browser
-        browser.close()
-
-
-class Visitor:
-    """A window in which reports are opened; it remembers every complaint and every file that was asked for."""
-
-    def __init__(self, browser: Any) -> None:
-        self.page = browser.new_page(viewport={"width": 1366, "height": 2400})
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append("a name was executed"))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, index: Path, fragment: str = "") -> Any:
-        self.page.goto("about:blank")
-        self.page.goto(index.as_uri() + fragment)
-        self.folder = index.parent
-        return self.page
-
-    def slide(self, value: float, number: int = 0) -> None:
-        """Moves a slider as a hand does, and waits until everything has settled."""
-        slider = self.page.locator("#sliders input").nth(number)
-        slider.evaluate(
-            "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')) }", str(value)
-        )
-        self.page.wait_for_timeout(350)
-
-    def until(self, expression: str) -> None:
-        """Waits for an expression to become true. (Playwright's own way is to eval, which the page forbids.)"""
-        for _ in range(100):
-            if self.page.evaluate(expression):
-                return
-            self.page.wait_for_timeout(50)
-        raise AssertionError(f"never true: {expression}")
-
-    def counts(self) -> dict[str, list[int]]:
-        """What the legend says, by kind, for each detector."""
-        chips = self.page.locator(".chip").all()
-        texts = {chip.get_attribute("data-kind"): chip.locator(".count").inner_text() for chip in chips}
-        return {kind: [int(number) for number in text.split(" / ")] for kind, text in texts.items()}
-
-    def order(self) -> list[int]:
-        return self.page.evaluate("app.order")
-
-
-@pytest.fixture
-def visitor(browser) -> Iterator[Visitor]:
-    visitor = Visitor(browser)
-    yield visitor
-    visitor.page.close()
-    assert visitor.complaints == []
-    outside = [url for url in visitor.requests if not url.startswith(visitor.folder.as_uri()) and url != "about:blank"]
-    assert [url for url in outside if not url.startswith("data:,")] == []
-
-
-@pytest.fixture(scope="module")
-def single(scene, tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detection.inspection.report.write_plots", _one_plot)
-        return write_report(tmp_path_factory.mktemp("a folder with #, % and ü"), scene.annotations, scene.first)
-
-
-@pytest.fixture(scope="module")
-def pair(scene, tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detection.inspection.report.write_plots", _one_plot)
-        return write_report(tmp_path_factory.mktemp("pair"), scene.annotations, scene.first, scene.versus)
-
-
-def _one_plot(folder: Path, *args: Any, **kwargs: Any) -> list[str]:
-    """In place of the true plots, which take seconds."""
-    folder.mkdir()
-    square = '<rect width="9" height="9" style="fill: red"/>'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">{square}</svg>'
-    (folder / "recall_by_size.svg").write_text(svg)
-    return ["error_costs", "recall_by_size"]
 
 
 def _expected(annotations: Annotations, detections: Detections, least: float, label: int = 0) -> dict[str, int]:
@@ -164,19 +63,19 @@ def test_the_slider_counts_as_python_does(scene, single, visitor):
 def test_filters_by_class_kind_and_size(scene, single, visitor):
     page = visitor.open(single, "#score=0.3")
     page.select_option("#label", "2")
-    page.wait_for_timeout(350)
+    visitor.settle()
     expected = _expected(scene.annotations, scene.first.detections, 0.3, label=2)
     assert visitor.counts() == {kind: [count] for kind, count in expected.items()}
     page.click("[data-kind=background]")
-    page.wait_for_timeout(350)
+    visitor.settle()
     assert page.get_attribute("[data-kind=background]", "aria-pressed") == "false"
     assert visitor.counts()["background"] == [expected["background"]]  # still told, no longer drawn
     assert page.evaluate("[...document.querySelectorAll('.tile .line.background')].every(e => !e.getAttribute('d'))")
-    assert "class=2" in page.url and "background" not in page.url
+    assert f"class={quote_plus(scene.annotations.class_names[1])}" in page.url and "background" not in page.url
     page.click("#show-all")
     page.select_option("#label", "0")
     page.select_option("#size", "0")
-    page.wait_for_timeout(350)
+    visitor.settle()
     objects = scene.annotations
     small = objects.areas <= 32**2
     assert visitor.counts()["ignored object"] == [int(np.sum(objects.ignore & small))]
@@ -191,52 +90,15 @@ def test_sorting_by_score_and_name(scene, single, visitor):
     worst = [detections.scores[false & (detections.image_indices == image)].max(initial=-1) for image in range(12)]
     assert visitor.order() == sorted(range(12), key=lambda image: (-worst[image], image))
     page.select_option("#sort", "name")
-    page.wait_for_timeout(350)
+    visitor.settle()
     names = page.eval_on_selector_all(".tile .name", "all => all.map(e => e.textContent)")
-    assert [name for name in names if name.startswith("image")] == [f"image {number}" for number in range(8)]
+    assert names == [f"{number}.jpg {scene.annotations.image_ids[number]}" for number in range(12)]
     assert page.url.endswith("sort=name")
-
-
-def test_keys_and_the_address(single, visitor):
-    page = visitor.open(single, "#score=0.5")
-    order = visitor.order()
-    page.locator(".tile").nth(1).click()
-    visitor.until(SHOWN)
-    assert page.url.endswith(f"#score=0.5&picture={order[1]}")
-    for key, place in (("ArrowRight", 2), ("j", 3), ("k", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)):
-        page.keyboard.press(key)
-        visitor.until(f"app.viewer.picture === {order[place]}")
-    for key, zoom in (("+", 1.5), ("+", 2.25), ("-", 1.5), ("0", 1)):
-        page.keyboard.press(key)
-        visitor.until(f"app.viewer.view.zoom === {zoom}")
-    page.wait_for_timeout(350)
-    assert page.url.endswith(f"&picture={order[0]}")
-    page.go_back()  # past the open picture, however many were looked at
-    visitor.until(f"!({SHOWN})")
-    assert page.url.endswith("#score=0.5")
-    page.go_forward()
-    visitor.until(SHOWN)
-    page.keyboard.press("Escape")
-    visitor.until(f"!({SHOWN}) && document.activeElement.matches('.tile')")
-    page.wait_for_timeout(350)
-    assert page.url.endswith("#score=0.5")
-
-
-def test_a_link_restores_the_view(scene, single, visitor):
-    page = visitor.open(single, "#score=0.4&class=1&kinds=true%2Cmissed&size=large&sort=name&picture=3")
-    visitor.until(SHOWN)
-    state = page.evaluate("app.state")
-    kinds = [*KINDS, "missed", "ignored object"]
-    assert state["scores"] == [0.4] and (state["label"], state["size"], state["sort"]) == (1, 2, "name")
-    assert [kind for kind, on in zip(kinds, state["kinds"], strict=True) if on] == ["true", "missed"]
-    assert page.inner_text("#viewer-title") == scene.annotations.image_ids[3]
-    page = visitor.open(single, "#score=x&class=99&size=huge&sort=bad&picture=1e9")
-    assert page.evaluate("writeState(app.model, app.state)") == ""  # nonsense is as if it were not there
 
 
 def test_the_table_tells_what_boxes_were_matched_to(scene, single, visitor):
     annotations, detections = scene.annotations, scene.first.detections
-    page = visitor.open(single, "#score=0&picture=1")
+    page = visitor.open(single, f"#score=0&picture={quote_plus(annotations.image_ids[1])}")
     visitor.until(SHOWN)
     errors = find_errors(detections, annotations)
     here = np.flatnonzero(detections.image_indices == 1)
@@ -286,9 +148,12 @@ def test_two_detectors_side_by_side(scene, pair, visitor):
     visitor.until(SHOWN)
     page.wait_for_timeout(100)
     assert page.locator(".stage .strong").count() == 0  # the pointer rests where the tile was: it points at nothing
-    assert page.locator(".stage").count() == 2 and page.locator(".boxes").count() == 2
+    assert page.locator(".stage").count() == 2 and page.locator(".boxes:visible").count() == 1
+    page.click(".tabs button >> nth=1")
+    assert page.locator(".boxes").nth(1).is_visible() and not page.locator(".boxes").first.is_visible()
+    assert page.locator("#viewer-sliders input:visible").count() == 2
     page.keyboard.press("Escape")
-    page.click("#plots-section summary")
+    page.click("#show-plots")
     visitor.until("[...document.querySelectorAll('#plots img')].every(e => e.complete && e.naturalWidth > 0)")
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent)")
     assert captions == ["recall by size: </script>&", "recall by size: B"]  # the costs are bars of the page itself
@@ -297,7 +162,7 @@ def test_two_detectors_side_by_side(scene, pair, visitor):
 def test_names_are_shown_literally(scene, single, visitor):
     page = visitor.open(single)
     names = page.eval_on_selector_all(".tile .name", "all => all.map(e => e.textContent)")
-    assert sorted(names) == sorted(scene.annotations.image_ids.tolist())
+    assert sorted(names) == sorted(f"{number}.jpg {name}" for number, name in enumerate(scene.annotations.image_ids))
     options = page.eval_on_selector_all("#label option", "all => all.map(e => e.textContent)")
     assert options == ["all", *scene.annotations.class_names]
     assert page.inner_text("h1") == scene.first.name and page.locator("main b, main script").count() == 0
@@ -305,7 +170,7 @@ def test_names_are_shown_literally(scene, single, visitor):
 
 def test_the_class_table_sorts_and_filters(scene, single, visitor):
     page = visitor.open(single)
-    page.click("#classes-section summary")
+    page.click("#show-classes")
     values = scene.first.scores.coco.ap50
     falling = [scene.annotations.class_names[k] for k in np.argsort(-values, kind="stable")]  # NaN comes last
     page.click("#classes thead button:text-is('COCO AP50')")
@@ -314,13 +179,13 @@ def test_the_class_table_sorts_and_filters(scene, single, visitor):
     visitor.until(f"app.state.label === {int(np.nanargmax(values)) + 1}")
 
 
-def test_a_picture_with_an_orientation_lies_under_its_boxes(scene, no_plots, tmp_path, visitor):
+def test_a_picture_with_an_orientation_lies_under_its_boxes(report_of_one, tmp_path, visitor):
     stored = np.zeros((60, 100, 3), np.uint8)
     stored[10:50, 5:45, 0] = 255  # a red square, annotated in stored pixels
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    page = visitor.open(_report_of_one(tmp_path, tmp_path / "turned.jpg", (60, 100)), "#picture=0")
+    page = visitor.open(report_of_one(tmp_path, tmp_path / "turned.jpg", (60, 100)), "#picture=one")
     visitor.until(f"{SHOWN} && document.querySelector('.stage img').naturalWidth === 100")
     page.keyboard.press("l")
     page.wait_for_timeout(100)
@@ -331,28 +196,17 @@ def test_a_picture_with_an_orientation_lies_under_its_boxes(scene, no_plots, tmp
     assert inside[0] > 200 and inside[1:].max() < 60 and outside.max() < 60
 
 
-def test_a_missing_picture_is_said(no_plots, tmp_path, visitor):
-    page = visitor.open(_report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100)))
-    assert page.inner_text(".tile .reason") == "picture missing"
+def test_a_missing_picture_is_said(report_of_one, tmp_path, visitor):
+    page = visitor.open(report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100)))
+    assert page.inner_text(".tile .reason") == "cannot be shown: no such file"
     page.click(".tile")
-    page.wait_for_selector(".absent")
-    assert "no such file" in page.inner_text(".absent") and page.locator(".stage .line.missed").count() == 1
+    page.wait_for_selector(".cannot")
+    assert page.inner_text(".cannot") == "The picture cannot be shown: no such file"
+    assert page.locator(".stage .line.missed").count() == 1
 
 
-def _report_of_one(folder: Path, picture: Path, size: tuple[int, int], objects: int = 1) -> Path:
-    """One picture with one missed object, or none, and no detections."""
-    box = np.array([[5, 10, 45, 50]], np.float64)[:objects]
-    offsets, areas = np.array([0, objects]), np.full(objects, 1600.0)
-    labels, ignore = np.ones(objects, np.int64), np.zeros(objects, bool)
-    paths, sizes = np.array([str(picture)]), np.array([size], np.int32)
-    annotations = Annotations(("thing",), np.array(["one"]), paths, sizes, offsets, box, labels, ignore, areas)
-    nothing = Detections.empty()
-    first = Reported("none", nothing, score(nothing, annotations, MetricSettings()), None)
-    return write_report(folder / "report", annotations, first)
-
-
-def test_one_picture_without_objects_and_detections(no_plots, tmp_path, visitor):
-    page = visitor.open(_report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100), objects=0))
+def test_one_picture_without_objects_and_detections(report_of_one, tmp_path, visitor):
+    page = visitor.open(report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100), objects=0))
     assert page.locator(".tile").count() == 1
     assert all(count == [0] for count in visitor.counts().values())
     assert re.search("precision -, recall -", page.inner_text("#summary"))
@@ -361,8 +215,75 @@ def test_one_picture_without_objects_and_detections(no_plots, tmp_path, visitor)
     page.wait_for_selector("#nothing:not([hidden])")
 
 
-def test_nothing_is_wider_than_a_telephone(pair, visitor):
+def test_the_table_cell_of_a_missed_object_says_at_which_score_it_was_found(scene, single, visitor):
+    annotations, detections = scene.annotations, scene.first.detections
+    page = visitor.open(single, f"#score=0.95&picture={quote_plus(annotations.image_ids[1])}")
+    visitor.until(SHOWN)
+    errors, here = find_errors(detections, annotations), annotations.objects(1)
+    expected = []
+    for place, row in enumerate(range(here.start, here.stop), start=1):
+        by = errors.found_by[row]
+        if not annotations.ignore[row] and (by < 0 or detections.scores[by] < 0.95):
+            expected.append(f"{place}" if by < 0 else f"{place}, found at {detections.scores[by]:.3f}")
+    assert any("found at" in text for text in expected)
+    rows = page.locator(".boxes tbody tr:has(.line.missed)").all()
+    assert [row.locator("td").last.inner_text() for row in rows] == expected
+
+
+def test_captions_do_not_depend_on_the_kinds_that_are_shown(single, visitor):
+    page = visitor.open(single, "#score=0.3")
+    facts = page.locator(".tile .facts").all_inner_texts()
+    assert any(not text.startswith("0 true") for text in facts)
+    page.click("#show-errors")
+    visitor.settle()
+    assert set(page.locator(".tile .facts").all_inner_texts()) <= set(facts)
+
+
+def test_the_worst_pictures_give_no_precision(scene, no_plots, tmp_path, visitor):
+    page = visitor.open(write_report(tmp_path, scene.annotations, scene.first, images=5))
+    text = page.inner_text("#summary")
+    assert "%" not in text and "5 of the 5 worst pictures" in text and "not of the whole set of 12" in text
+
+
+def test_a_detection_in_a_crowd_says_which_share_of_it_lies_inside(report_of_one, tmp_path, visitor):
+    """The detection of 40 x 40 pixels lies in the crowd by a half; in a table of IoUs that would be read as one."""
+    found = Detections(np.zeros(1, np.int64), np.ones(1, np.int64), np.array([0.9]), np.array([[25.0, 10, 65, 50]]))
+    report = report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100), ignore=True, found=found)
+    page = visitor.open(report, "#score=0.5&picture=one")
+    visitor.until(SHOWN)
+    cells = page.locator(".boxes tbody tr").first.locator("td").all_inner_texts()
+    assert cells[0].strip() == "not counted" and cells[3].split("\n") == ["0.50", "share inside"]
+
+
+def test_objects_show_the_numbers_of_the_table(scene, single, visitor):
+    page = visitor.open(single, f"#score=0.3&picture={quote_plus(scene.annotations.image_ids[1])}")
+    visitor.until(SHOWN)
+    page.keyboard.press("o")
+    page.wait_for_selector(".stage .object-name")
+    texts = page.eval_on_selector_all(".stage .object-name", "all => all.map(e => e.firstChild.textContent)")
+    assert [text.split(" ")[0] for text in texts] == ["1", "2", "3", "4", "5"]
+
+
+def test_the_first_row_of_pictures_is_on_the_first_screen(pair, visitor):
     page = visitor.open(pair)
+    page.set_viewport_size({"width": 1366, "height": 768})
+    page.wait_for_timeout(100)
+    assert page.locator(".tile").first.bounding_box()["y"] < 768 - 100
+    page.set_viewport_size({"width": 1366, "height": 100})
+    page.reload()  # the gallery begins far below the window, and has pictures all the same
+    assert page.locator(".tile").count() > 0
+
+
+@pytest.mark.parametrize("name", ["thing", "x" * 300])
+def test_nothing_is_wider_than_a_telephone(report_of_one, pair, tmp_path, visitor, name):
+    report = pair if name == "thing" else report_of_one(tmp_path, tmp_path / "gone.jpg", (60, 100), name=name)
+    page = visitor.open(report)
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for box in page.locator(".row select, .row input").all():
+        sides = box.bounding_box()
+        assert sides["x"] >= 0 and sides["x"] + sides["width"] <= 390
+    page.locator(".tile").first.click()
+    visitor.until(SHOWN)
+    assert page.evaluate("(panel => panel.scrollWidth <= panel.clientWidth)(document.getElementById('panel'))")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detection.data.dataset import Annotations
+from detection.evaluation.costs import error_costs
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import find_errors
 from detection.inspection.plots import write_plots
@@ -41,7 +42,14 @@ def _two_of_three() -> tuple[Detections, Annotations]:
 def _write(folder: Path, detections: Detections, annotations: Annotations) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return write_plots(folder, detections, annotations, find_errors(detections, annotations))
+        errors = find_errors(detections, annotations)
+        return write_plots(folder, detections, annotations, errors, error_costs(detections, annotations, errors))
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller PNGs, where only the text matters."""
+    monkeypatch.setattr("detection.inspection.plots._DPI", 30)
 
 
 def _texts(path: Path) -> list[str]:
@@ -49,7 +57,7 @@ def _texts(path: Path) -> list[str]:
     return ["".join(item.itertext()).strip() for item in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_what_the_plots_say(tmp_path):
+def test_what_the_plots_say(coarse, tmp_path):
     assert _write(tmp_path, *_two_of_three()) == STEMS
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{s}.{k}" for s in STEMS for k in ("png", "svg"))
     costs = _texts(tmp_path / "error_costs.svg")
@@ -63,6 +71,9 @@ def test_what_the_plots_say(tmp_path):
     assert "medium: 33.3 %" in recall and "small: no objects" in recall and "3" in recall
     confusion = _texts(tmp_path / "confusion_matrix.svg")
     assert confusion.count("50") == 2 and confusion.count("100") == 1
+    assert confusion.count("n = 2") == 1 and confusion.count("n = 1") == 1 and confusion.count("n = 0") == 1
+    assert confusion.count("0") == 2  # detections where nothing is, of each class
+    assert any("scores from 0.5" in text for text in confusion)
     assert confusion.count("$x_1$ & <b>") == 2 and confusion.count("c" * 23 + "…") == 2
 
 
@@ -77,7 +88,7 @@ def test_equal_plots_are_equal_files(tmp_path):
         assert image.size == (1200, 675)
 
 
-def test_many_classes_show_the_most_confused(tmp_path):
+def test_many_classes_show_the_most_confused(coarse, tmp_path):
     """Of 30 classes, the last is taken for the first; 20 are shown."""
     boxes = np.tile(np.array([0, 0, 40, 40], np.float64), (30, 1)) + 50 * np.arange(30)[:, None]
     annotations = _annotations(boxes, np.arange(1, 31), tuple(f"class{label}" for label in range(1, 31)))
@@ -89,7 +100,7 @@ def test_many_classes_show_the_most_confused(tmp_path):
 
 
 @pytest.mark.parametrize(("objects", "found"), [(0, 0), (0, 2), (3, 0)])
-def test_nothing_to_draw(tmp_path, objects, found):
+def test_nothing_to_draw(coarse, tmp_path, objects, found):
     detections, annotations = _two_of_three()
     detections = detections.select(np.arange(found))
     annotations = _annotations(annotations.boxes[:objects], annotations.labels[:objects], annotations.class_names)

@@ -14,7 +14,7 @@ from detection.errors import UserError
 from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import KINDS, find_errors
-from detection.inspection.page_data import Excerpt, errors_of_images, script, slider
+from detection.inspection.page_data import Excerpt, errors_of_images, script, shown_names, slider
 from detection.inspection.pictures import copy_pictures
 from detection.inspection.report import Reported, write_report
 
@@ -95,7 +95,35 @@ def test_worst_pictures_are_chosen(scene, no_plots, tmp_path):
     worst = sorted(range(len(counts)), key=lambda image: (-counts[image], image))[:4]
     assert report["pictures"]["ids"] == [str(annotations.image_ids[image]) for image in sorted(worst)]
     assert "4 pictures with the most errors" in report["subtitle"]
+    assert report["pictures"]["files"] == [f"{image}.jpg" for image in sorted(worst)]
+    assert report["pictures"]["inSet"] == 12
     assert len(list((tmp_path / "pictures").iterdir())) == len(list((tmp_path / "thumbnails").iterdir())) == 4
+
+
+def test_an_earlier_report_in_the_folder_leaves_nothing_behind(scene, no_plots, tmp_path):
+    ours = ["pictures/000012.jpg", "thumbnails/000004.jpg", "plots_versus/old.png", "plots_versus/old.svg"]
+    theirs = ["pictures/12.jpg", "pictures/000012.png", "thumbnails/me.jpg", "plots_versus/notes.txt", "000012.jpg"]
+    for name in ours + theirs:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    write_report(tmp_path, scene.annotations, scene.first, images=4)
+    assert not any((tmp_path / name).exists() for name in ours) and all((tmp_path / name).exists() for name in theirs)
+    assert (tmp_path / "pictures/000003.jpg").exists() and (tmp_path / "thumbnails/000003.jpg").exists()
+
+
+def test_names_of_files_tell_pictures_apart():
+    assert shown_names(["/data/x/a.jpg", "/data/y/b.jpg"]) == ["a.jpg", "b.jpg"]
+    assert shown_names(["/data/x/a.jpg", "/data/y/z/a.jpg"]) == ["x/a.jpg", "y/z/a.jpg"]
+    assert shown_names([]) == []
+
+
+def test_costs_are_counted_once(scene, tmp_path, monkeypatch):
+    """The plots draw the costs that the page shows, instead of working them out again."""
+    given = []
+    monkeypatch.setattr("detection.inspection.report.write_plots", lambda *args, **kwargs: given.append(args[4]) or [])
+    report = _data(write_report(tmp_path, scene.annotations, scene.first, images=1))
+    shown = {cost["kind"]: (cost["count"], cost["gain"]) for cost in report["detectors"][0]["costs"]}
+    assert shown == {kind: (cost.count, pytest.approx(cost.ap50)) for kind, cost in given[0].items()}
 
 
 def test_scores_and_intervals_are_passed_on(scene, no_plots, tmp_path):
@@ -142,6 +170,23 @@ def test_small_jpegs_are_copied_byte_by_byte(tmp_path):
     assert (tmp_path / "out/pictures/000000.jpg").read_bytes() == (tmp_path / "a.jpg").read_bytes()
     with Image.open(tmp_path / "out/thumbnails/000000.jpg") as thumbnail:
         assert thumbnail.size == (360, 200)
+
+
+def test_copies_do_not_say_where_a_picture_was_taken(tmp_path):
+    """EXIF with a place, XMP and IPTC are left out; the colour profile stays, and so does every pixel."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "a camera", 1
+    exif.get_ifd(0x8825)[2] = (48.0, 8.0, 30.0)
+    picture = Image.effect_noise((90, 50), 50).convert("RGB")
+    picture.save(tmp_path / "a.jpg", exif=exif, icc_profile=b"a profile", xmp=b"<x:xmpmeta GPSLatitude/>")
+    jpeg = (tmp_path / "a.jpg").read_bytes()
+    iptc = b"\xff\xed\x00\x12Photoshop 3.0\x00me"
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + iptc + jpeg[2:])
+    assert _copy(tmp_path / "out", tmp_path / "a.jpg") == {}
+    copy = (tmp_path / "out/pictures/000000.jpg").read_bytes()
+    assert b"Exif" in jpeg and not any(word in copy for word in (b"Exif", b"GPS", b"Photoshop", b"camera"))
+    with Image.open(tmp_path / "a.jpg") as before, Image.open(tmp_path / "out/pictures/000000.jpg") as after:
+        assert np.array_equal(before, after) and after.info["icc_profile"] == b"a profile"
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "RGBA"), ("a.png", "P"), ("a.jpg", "CMYK"), ("a.png", "L")])

@@ -130,9 +130,9 @@ def test_the_best_weights_are_those_of_the_best_score(start, monkeypatch):
     write = run.write_results
 
     def scored(*arguments):
-        results = write(*arguments)
-        results.scores.voc.ap_area[:] = next(values)
-        return results
+        judged, files = write(*arguments)
+        judged.scores.voc.ap_area[:] = next(values)
+        return judged, files
 
     monkeypatch.setattr(run, "write_results", scored)
     folder = start("run", train={"iterations": 3, "eval_every": 1})
