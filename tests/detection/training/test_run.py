@@ -1,5 +1,6 @@
 """A run from settings to its folder: what it leaves, how it begins from other weights, what it refuses."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -19,10 +20,11 @@ from detection.config import Config, from_dict, overlay, to_dict
 from detection.data import read_annotations
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
+from detection.evaluation.scores import score
 from detection.evaluation.voc import voc_scores
 from detection.finalize import finalize
 from detection.inference.predictor import load_detector
-from detection.training.run import describe, prepare_folder, resumed_config
+from detection.training.run import compared, describe, prepare_folder, resumed_config
 
 HEADLINE = ("VOC area mAP@0.5", "VOC07 11-point mAP@0.5")
 
@@ -141,6 +143,22 @@ def test_the_best_weights_are_those_of_the_best_score(start, monkeypatch):
     last = checkpoint.load(folder)
     assert (last["step"], last["best"]) == (3, pytest.approx(0.6))
     assert [line[HEADLINE[0]] for line in records(folder) if HEADLINE[0] in line] == pytest.approx([0.2, 0.6, 0.4])
+
+
+def test_the_best_score_is_cocos_on_coco_data_and_vocs_elsewhere(tiny_config):
+    """Boxes 0.8 as wide as the objects: found by VOC's rule, and by COCO's at seven of ten thresholds."""
+    config = from_dict(tiny_config)
+    data = read_annotations(config.data, "val")
+    rows = np.flatnonzero(~data.ignore)
+    boxes = data.boxes[rows]
+    boxes[:, 2] -= 0.2 * (boxes[:, 2] - boxes[:, 0])
+    scores = score(
+        Detections(data.image_of_object[rows], data.labels[rows], np.ones(len(rows)), boxes), data, config.metric
+    )
+    assert compared(scores, config) == pytest.approx(1)
+    coco = dataclasses.replace(config, data=dataclasses.replace(config.data, format="coco"))
+    assert compared(scores, coco) == pytest.approx(scores.coco.summary["COCO AP"])
+    assert 0.5 < compared(scores, coco) < 0.8
 
 
 def test_a_set_without_annotations_is_predicted_but_not_scored(start):
