@@ -195,7 +195,7 @@ class Run:
         )
         self.log.say(
             f"everything is in {self.folder}: best.pt and last.pt (checkpoints), predictions.png and train_samples.png "
-            f"(pictures), detections.json, metrics.jsonl, log.txt, config.yaml\n"
+            f"(pictures), report/index.html, detections.json, metrics.jsonl, log.txt, config.yaml\n"
             f"look at your own pictures:  python tools/predict_det.py --checkpoint {best} --input IMAGES --output out\n"
             f"{following}"
         )
