@@ -128,7 +128,8 @@ def error_table(costs: Mapping[str, ErrorCost]) -> Table:
     table.add_column("meaning")
     _number_columns(table, "count", "AP50 gained\nif mended")
     for kind, cost in costs.items():
-        table.add_row(kind, _KINDS[kind], f"{cost.count:,}", _percent(cost.ap50, sign="+"))
+        name = "class and box" if kind == "both" else kind
+        table.add_row(name, _KINDS[kind], f"{cost.count:,}", _percent(cost.ap50, sign="+"))
     return table
 
 

@@ -110,7 +110,7 @@ def test_errors_say_what_they_are():
     assert "localization right class, IoU between 0.1 and 0.5 7 +1.2" in lines
     assert "missed object not found, nor mistaken as above 2 -0.1" in lines
     assert "background nothing is there 0 -" in lines
-    assert "both wrong class, IoU between 0.1 and 0.5 12,345 +0.0" in lines
+    assert "class and box wrong class, IoU between 0.1 and 0.5 12,345 +0.0" in lines
     assert lines[-1] == "kinds after TIDE (arXiv 2008.08115); detections on ignored objects left out"
 
 
