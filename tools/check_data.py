@@ -32,9 +32,9 @@ SHOWN = 50
 def main(argv: list[str]) -> None:
     """Parse first: what reads pictures takes half a second to import."""
     given, config = parse_for("check_data.py", __doc__, argv, ARGUMENTS, ("data", "model.head", "model.rpn"))
-    from rich.console import Console
     from rich.progress import Progress
 
+    from detection.console import Console
     from detection.data.examination import examine
     from detection.data.tables import tables
 

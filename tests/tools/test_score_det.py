@@ -1,6 +1,9 @@
 """Scoring files of detections: what is printed, what is written, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from detection.data.dataset import Annotations
 from detection.data.voc import read_voc
 from detection.evaluation.detections import Detections
 
+TOOLS = Path(__file__).parents[2] / "tools"
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}]
 
 
@@ -130,3 +134,20 @@ def test_wrong_files_are_refused_with_their_place(refusal, tiny_data, tmp_path, 
 
 def test_settings_that_have_no_effect_are_refused(refusal, tiny_data) -> None:
     assert "--train.lr: this tool has no use" in refusal("score_det", "--detections", "x", "--train.lr", 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_goes_nowhere_ends_with_a_status_of_its_own(tiny_data, tiny_set, truth, tmp_path) -> None:
+    """128 + SIGPIPE where the reader of a pipe has gone; 2 and a sentence where the disk is full."""
+    truth.write_coco(tmp_path / "found.json", tiny_set)
+    argv = [sys.executable, str(TOOLS / "score_det.py"), *words(tiny_data, "--detections", tmp_path / "found.json")]
+    argv = [*map(str, argv), "--metric.bootstrap", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (141, b"")
+    with open("/dev/full", "w") as full:
+        refused = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    assert refused.returncode == 2 and b"output cannot be written (No space left on device)" in refused.stderr
