@@ -248,11 +248,15 @@ class InferenceSettings:
     """Images computed at once; only images of equal padded size share a batch, so scores do not depend on it."""
 
 
+APName = Literal["area", "11point", "both"]
+"""Which of VOC's two average precisions are meant."""
+
+
 @dataclass(frozen=True)
 class VOCMetricSettings:
     """The PASCAL VOC protocol; the defaults are the devkit's."""
 
-    ap: Literal["area", "11point", "both"] = "both"
+    ap: APName = "both"
     """Area under the precision envelope (VOC2010 and later), mean at 11 recalls (VOC2007), or both."""
     pixels: Literal["inclusive", "continuous"] = "inclusive"
     """A box from xmin to xmax of the file is xmax - xmin + 1 pixels wide (devkit), or xmax - xmin."""

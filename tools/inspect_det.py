@@ -105,14 +105,13 @@ def reported(
 ) -> "tuple[list[Reported], dict[str, Interval]]":
     """One result or two with scores and intervals, by name, and the intervals of their difference."""
     from detection.evaluation.bootstrap import Intervals
-    from detection.evaluation.scores import score
     from detection.inspection.report import Reported
-    from detection.inspection.results import intervals_of
+    from detection.inspection.results import Judged, intervals_of
 
     found = intervals_of(list(results.values()), annotations, config) if config.metric.bootstrap else None
     shown = [found, Intervals(found.versus, {}, {})] if found else [None, None]
     sides = [
-        Reported(name, detections, score(detections, annotations, config.metric), intervals)
+        Reported(name, Judged.of(detections, annotations, config), intervals)
         for (name, detections), intervals in zip(results.items(), shown, strict=False)
     ]
     return sides, found.difference if found else {}

@@ -21,6 +21,9 @@ from detection.errors import UserError
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is missing, is no image, or is not a sound one."""
 
+COCO_AREAS = (32.0**2, 96.0**2)
+"""Square pixels of the original image where COCO's medium and large objects begin (cocodataset.org/#detection-eval)."""
+
 PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
 """Image ids that lose nothing as numbers; VOC's "000017" would lose its zeros."""
 

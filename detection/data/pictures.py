@@ -79,6 +79,11 @@ def look_at_pictures(paths: Sequence[str], progress: Callable[[int], None] = lam
     return found
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use; not every system says which, then all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def look_at(path: str) -> Picture:
     """Opens and decodes one file; whatever is wrong with it is in the result."""
     try:
@@ -130,7 +135,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _in_processes(chunks: Sequence[Sequence[str]]) -> Iterator[list[Picture]]:
     """Fresh processes rather than forks: a fork copies the threads' locks of whatever the program has imported."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     with ProcessPoolExecutor(min(cores, len(chunks)), get_context("spawn"), _begin) as pool:
         yield from pool.map(_look_at_all, chunks)
 

@@ -11,11 +11,10 @@ import numpy as np
 
 from detection.config import Config
 from detection.data.anchor_fit import best_ious
-from detection.data.dataset import Annotations, resized_size
+from detection.data.dataset import COCO_AREAS, Annotations, resized_size
 
 RANGES = ("small", "medium", "large")
-"""COCO's ranges of an object's area, in square pixels of the original image: below 32^2, up to 96^2, and above."""
-RANGE_LIMITS = (32.0**2, 96.0**2)
+"""COCO's ranges of an object's area."""
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 TINY_ORIGINAL, TINY_RESIZED = 1.0, 4.0
 """A box is tiny with a side below one pixel of the image, or below the finest pyramid level's stride when resized."""
@@ -100,7 +99,7 @@ def survey(annotations: Annotations, config: Config, resized_to: tuple[int, int]
         lengths.min(axis=1, initial=np.inf) < TINY_RESIZED
     )
     pairs = np.unique(image * (k + 1) + annotations.labels)
-    in_range = np.searchsorted(RANGE_LIMITS, annotations.areas, side="right")
+    in_range = np.searchsorted(COCO_AREAS, annotations.areas, side="right")
     return Survey(
         images=len(annotations),
         annotated=annotations.annotated,

@@ -76,11 +76,11 @@ class Detections:
     def read_coco(cls, path: str | Path, annotations: Annotations) -> "Detections":
         """Reads what :meth:`write_coco`, or other software, wrote about the images of `annotations`.
 
-        Returns:
-            Detections in the order of the file; scores and boxes are float64.
-
         Detections in images that faults kept out of the set (`Annotations.left_out`) are passed over. An id may be a
         number where the set has text: 40 is "000040" as long as that can mean no other image.
+
+        Returns:
+            Detections in the order of the file; scores and boxes are float64.
 
         Raises:
             UserError: the file is missing or no such list; a detection names an image or a category that the set does

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.dataset import Annotations
+from detection.data.dataset import COCO_AREAS, Annotations
 from detection.evaluation.curves import coco_ranking
 from detection.evaluation.detections import Detections
 from detection.evaluation.matching import COCO_IOUS, COCO_RECALLS, coco_matches
+from detection.plain import plain
 
-COCO_SIZES = (0.0, 32.0, 96.0, np.inf)
+COCO_SIZES = (0.0, *np.sqrt(COCO_AREAS).tolist(), np.inf)
 """Where small, medium and large objects begin, in pixels: square roots of COCO's areas."""
 
 FINE_SIZES = (0.0, 16.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, np.inf)
@@ -86,7 +87,7 @@ class Diagnostics:
     def record(self, class_names: Sequence[str]) -> dict[str, Any]:
         """All of it in lists and dictionaries, for JSON; None for what does not exist, and for no upper bound."""
         recall, precision = self.recall, self.precision
-        curves = zip(class_names, _plain(precision.precision.swapaxes(0, 1)), strict=True)
+        curves = zip(class_names, plain(precision.precision.swapaxes(0, 1)), strict=True)
         ious = [f"IoU {iou:g}" for iou in precision.ious]
         return {
             "confusion matrix": {
@@ -98,15 +99,15 @@ class Diagnostics:
             },
             "recall by object size": {
                 "IoUs": np.round(recall.ious, 2).tolist(),
-                "square root of area from": _plain(recall.edges[:-1]),
-                "below": _plain(recall.edges[1:]),
+                "square root of area from": plain(recall.edges[:-1]),
+                "below": plain(recall.edges[1:]),
                 "objects": recall.objects.tolist(),
                 "found at each IoU": recall.found.tolist(),
-                "recall at each IoU": _plain(recall.recall),
+                "recall at each IoU": plain(recall.recall),
             },
             "precision at recall": {
                 "recalls": np.round(precision.recalls, 2).tolist(),
-                "mean": dict(zip(ious, _plain(precision.mean), strict=True)),
+                "mean": dict(zip(ious, plain(precision.mean), strict=True)),
                 "classes": {name: dict(zip(ious, of_class, strict=True)) for name, of_class in curves},
             },
         }
@@ -220,8 +221,3 @@ def precision_recall(
     ranking = coco_ranking(detections, annotations, np.asarray(ious, np.float64))
     precision = ranking.weigh(np.ones(len(annotations), np.int64)).at(COCO_RECALLS)
     return PrecisionRecall(np.asarray(ious, np.float64), COCO_RECALLS, precision)
-
-
-def _plain(values: np.ndarray) -> list[Any]:
-    """Nested lists with None for what is not finite."""
-    return np.where(np.isfinite(values), values, None).tolist()

@@ -17,6 +17,13 @@ _CHOICES = {
     "count": "difficult counted",
 }
 
+_PIXELS = {"inclusive": "inclusive pixels", "continuous": "continuous coordinates"}
+_DIFFICULT = {
+    "ignore": "difficult objects ignored",
+    "drop": "difficult objects left out",
+    "count": "difficult objects counted",
+}
+
 
 def headline_names(settings: MetricSettings) -> tuple[str, ...]:
     """The keys of :meth:`Scores.headline` for scores by these settings: COCO's three, then the chosen VOC means."""
@@ -36,6 +43,11 @@ def voc_names(number: str, settings: VOCMetricSettings) -> dict[str, str]:
     words = ", ".join(filter(None, (_CHOICES[settings.pixels], _CHOICES[settings.difficult])))
     suffix = f" ({words})" if words else ""
     return {kind: f"{_KINDS[kind]} {number}@{settings.iou:g}{suffix}" for kind in chosen}
+
+
+def voc_protocol(pixels: str, difficult: str, iou: float) -> str:
+    """The choices of the VOC protocol in words: "match at IoU >= 0.5, inclusive pixels, difficult objects ignored"."""
+    return f"match at IoU >= {iou:g}, {_PIXELS[pixels]}, {_DIFFICULT[difficult]}"
 
 
 def result_names(paths: Sequence[str]) -> list[str]:

@@ -3,20 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from rich.table import Table
 
-from detection.config import MetricSettings, VOCMetricSettings
+from detection.config import APName, MetricSettings, VOCMetricSettings
 from detection.data.dataset import Annotations
 from detection.evaluation.coco import COCOScores, coco_scores
 from detection.evaluation.detections import Detections
 from detection.evaluation.names import COCO_HEADLINE, voc_names
 from detection.evaluation.tables import class_table, coco_table
 from detection.evaluation.voc import VOCScores, voc_scores
-
-APName = Literal["area", "11point", "both"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,17 @@ class Scores:
 
     def classes(self, class_names: Sequence[str]) -> dict[str, dict[str, float]]:
         """The APs of each class, by class and by the full name of the protocol; NaN where there is nothing to find."""
-        columns = {"COCO AP": self.coco.ap, "COCO AP50": self.coco.ap50} | self._voc_columns()
+        columns = self.columns()
         return {
             class_name: {name: float(column[index]) for name, column in columns.items()}
             for index, class_name in enumerate(class_names)
         }
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """(K,) APs in [0, 1] by the full name of the protocol, COCO's first; NaN where there is nothing to find."""
+        of_kind = {"area": self.voc.ap_area, "11point": self.voc.ap_11point}
+        chosen = {name: of_kind[kind] for kind, name in self._voc_names("AP").items()}
+        return {"COCO AP": self.coco.ap, "COCO AP50": self.coco.ap50} | chosen
 
     def tables(self, class_names: Sequence[str]) -> list[Table]:
         """COCO's 12 numbers with their meaning, then the APs of every class, side by side."""
@@ -63,10 +66,6 @@ class Scores:
     def _voc_names(self, number: str) -> dict[str, str]:
         voc = self.voc
         return voc_names(number, VOCMetricSettings(self.voc_ap, voc.pixels, voc.difficult, voc.iou))
-
-    def _voc_columns(self) -> dict[str, np.ndarray]:
-        columns = {"area": self.voc.ap_area, "11point": self.voc.ap_11point}
-        return {name: columns[kind] for kind, name in self._voc_names("AP").items()}
 
 
 def score(detections: Detections, annotations: Annotations, settings: MetricSettings) -> Scores:

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,19 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from detection.config import APName
 from detection.evaluation.bootstrap import Interval, Intervals
 from detection.evaluation.coco import SUMMARY, COCOScores
 from detection.evaluation.costs import ErrorCost
 from detection.evaluation.diagnostics import COCO_SIZES, Diagnostics, PrecisionRecall, SizeRecall
 from detection.evaluation.means import mean_of_known
+from detection.evaluation.names import voc_protocol
 from detection.evaluation.voc import VOCScores
 
-_PIXELS = {"inclusive": "inclusive pixels", "continuous": "continuous coordinates"}
-_DIFFICULT = {
-    "ignore": "difficult objects ignored",
-    "drop": "difficult objects left out",
-    "count": "difficult objects counted",
-}
 _AREAS = {"all": "all", "small": "below 32 x 32", "medium": "between", "large": "above 96 x 96"}
 _KINDS = {
     "localization": "right class, IoU between 0.1 and 0.5",
@@ -56,9 +51,7 @@ def coco_table(scores: COCOScores) -> Table:
     return table
 
 
-def class_table(
-    coco: COCOScores, voc: VOCScores, voc_ap: Literal["area", "11point", "both"], class_names: Sequence[str]
-) -> Table:
+def class_table(coco: COCOScores, voc: VOCScores, voc_ap: APName, class_names: Sequence[str]) -> Table:
     """The APs of every class in percent under both protocols, side by side, and their means in the last row.
 
     A class without countable objects shows ``-`` and is not part of the mean. Of VOC's APs those of `voc_ap` are shown.
@@ -68,7 +61,8 @@ def class_table(
         columns[f"VOC area\nAP@{voc.iou:g}"] = voc.ap_area
     if voc_ap != "area":
         columns[f"VOC07\n11-point\nAP@{voc.iou:g}"] = voc.ap_11point
-    caption = f"COCO: 100 detections per image and class, by {coco.engine}\nVOC: {_protocol(voc)}"
+    protocol = voc_protocol(voc.pixels, voc.difficult, voc.iou)
+    caption = f"COCO: 100 detections per image and class, by {coco.engine}\nVOC: {protocol}"
     table = _table("AP of every class in %", caption)
     table.add_column("class", overflow="fold")
     _number_columns(table, "objects", "detected", *columns)
@@ -144,7 +138,7 @@ def diagnostic_tables(diagnostics: Diagnostics, class_names: Sequence[str]) -> l
 
 def precision_table(curves: PrecisionRecall) -> Table:
     """The precision at recall 0, 10, ... 100 % at each IoU, means over the classes; COCO's AP in the last row."""
-    table = _table("Precision by recall, in %", "means over the classes")
+    table = _table("COCO precision by recall, in %", "means over the classes")
     _number_columns(table, "recall", *(f"precision\nat IoU {iou:g}" for iou in curves.ious))
     step = (len(curves.recalls) - 1) // 10
     for place in range(0, len(curves.recalls), step):
@@ -160,7 +154,7 @@ def recall_table(recall: SizeRecall) -> Table:
     The bins' bounds hold COCO's: small, medium and large objects come last, then all of them.
     """
     caption = "size: square root of the area in pixels; at most 100 detections per image and class"
-    table = _table("Recall by object size, in %", caption)
+    table = _table("Recall by object size, matched as COCO does, in %", caption)
     table.add_column("size", no_wrap=True)
     mean = f"mean of IoU\n{recall.ious[0]:g} to {recall.ious[-1]:g}"
     _number_columns(table, "objects", f"found at\nIoU {recall.ious[0]:g}", mean)
@@ -230,10 +224,6 @@ def _table(title: str, caption: str) -> Table:
 def _number_columns(table: Table, *names: str) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-
-
-def _protocol(scores: VOCScores) -> str:
-    return f"match at IoU >= {scores.iou:g}, {_PIXELS[scores.pixels]}, {_DIFFICULT[scores.difficult]}"
 
 
 def _percent(value: float, sign: str = "") -> str:

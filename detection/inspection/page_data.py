@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.dataset import Annotations
+from detection.data.dataset import COCO_AREAS, Annotations
 from detection.evaluation.detections import Detections
 from detection.evaluation.errors import IGNORED, KINDS, TRUE, Errors
 from detection.plain import plain
 
 MISSED, IGNORED_OBJECT = "missed", "ignored object"
 SIZES = ("small", "medium", "large")
-_AREAS = (32**2, 96**2)
-"""Square pixels at which COCO's medium and large objects begin, each above it (cocodataset.org/#detection-eval)."""
 _STEPS = 100
 """Steps of the slider."""
 
@@ -169,7 +167,7 @@ def _starts(counts: np.ndarray) -> np.ndarray:
 
 def _size_classes(areas: np.ndarray) -> np.ndarray:
     """0, 1, 2: small, medium, large. On the border COCO counts both; here it is the smaller one."""
-    return np.searchsorted(_AREAS, areas, side="left")
+    return np.searchsorted(COCO_AREAS, areas, side="left")
 
 
 def _renumbered(indices: np.ndarray, kept: np.ndarray, total: int) -> np.ndarray:

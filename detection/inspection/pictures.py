@@ -4,7 +4,6 @@ Boxes refer to stored pixels, but a browser turns a JPEG as its EXIF orientation
 disk ask for anything else. So a picture with an orientation is encoded anew, without it.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from detection.data.dataset import UNDECODABLE, why_undecodable
+from detection.data.pictures import available_cores
 from detection.errors import UserError
 from detection.files import replacing
 
@@ -50,7 +50,7 @@ def copy_pictures(folder: Path, paths: Sequence[str], progress: Callable[[float]
     missing = {}
     # Threads, for Pillow decodes and encodes without holding the interpreter's lock: 1.8 times as fast on two cores.
     # Processes would be no faster, and a training run must not be forked once it uses a GPU.
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         reasons = pool.map(lambda item: _copy(folder, *item), enumerate(paths))
         for index, reason in enumerate(reasons):
             if reason:
@@ -78,11 +78,6 @@ def remove(paths: Iterable[Path]) -> None:
 def file_name(index: int) -> str:
     """Name of the copy of picture `index`, as the page expects it."""
     return f"{index:06d}.jpg"
-
-
-def _cores() -> int:
-    """Processor cores that this process may use; not every system says which, then all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _copy(folder: Path, index: int, path: str) -> str:

@@ -11,14 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from detection.config import VOCMetricSettings
 from detection.data.dataset import Annotations
-from detection.errors import UserError
 from detection.evaluation.bootstrap import Interval, Intervals
-from detection.evaluation.costs import ErrorCost, error_costs
-from detection.evaluation.detections import Detections
-from detection.evaluation.errors import Errors, find_errors
-from detection.evaluation.names import voc_names
+from detection.evaluation.names import voc_protocol
 from detection.evaluation.scores import Scores
 from detection.files import replacing
 from detection.inspection.page_data import (
@@ -32,12 +27,12 @@ from detection.inspection.page_data import (
 )
 from detection.inspection.pictures import copy_pictures, remove
 from detection.inspection.plots import write_plots
+from detection.inspection.results import Judged
 from detection.plain import plain
 
 _PAGE = Path(__file__).parent / "page"
 _PLOTS = ("plots", "plots_versus")
 """Folders for the plots of each detector."""
-_DIFFICULT = {"ignore": "ignored", "drop": "left out", "count": "counted"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,7 @@ class Reported:
     """A detector in a report."""
 
     name: str
-    detections: Detections
-    scores: Scores
+    judged: Judged
     intervals: Intervals | None
     """Of which `scores` are shown; None: no intervals are shown."""
 
@@ -76,8 +70,7 @@ def write_report(
     Raises:
         UserError: the set has no annotations, or a file cannot be written.
     """
-    if not annotations.annotated:
-        raise UserError("the data set has no annotations to compare with; name a set that has, or only predict")
+    annotations.require_annotated()
     looked_at = [_LookedAt.of(reported, annotations) for reported in (first, versus) if reported]
     excerpt = Excerpt(annotations, _chosen_images(looked_at, annotations, images))
     missing = copy_pictures(folder, annotations.image_paths[excerpt.images].tolist(), progress)
@@ -104,27 +97,28 @@ def write_report(
 
 @dataclass(frozen=True)
 class _LookedAt:
-    """A detector with its errors."""
+    """A detector with its slider."""
 
     reported: Reported
-    errors: Errors
-    costs: dict[str, ErrorCost]
     slider: Slider
 
     @classmethod
     def of(cls, reported: Reported, annotations: Annotations) -> "_LookedAt":
-        errors = find_errors(reported.detections, annotations)
-        costs = error_costs(reported.detections, annotations, errors)
-        return cls(reported, errors, costs, slider(reported.detections.scores, errors, annotations))
+        judged = reported.judged
+        return cls(reported, slider(judged.detections.scores, judged.errors, annotations))
+
+    @property
+    def judged(self) -> Judged:
+        return self.reported.judged
 
     def plots(self, folder: Path, annotations: Annotations, number: int) -> list[dict[str, str]]:
         """Writes the plots; where each lies, and what it is called."""
         stems = write_plots(
             folder / _PLOTS[number],
-            self.reported.detections,
+            self.judged.detections,
             annotations,
-            self.errors,
-            self.costs,
+            self.judged.errors,
+            self.judged.costs,
             score_threshold=self.slider.start,
         )
         shown = [stem for stem in stems if stem != "error_costs"]  # the page has these as bars of its own
@@ -134,7 +128,7 @@ class _LookedAt:
         ]
 
     def errors_of_images(self, annotations: Annotations) -> np.ndarray:
-        return errors_of_images(self.reported.detections, annotations, self.errors, self.slider.start)
+        return errors_of_images(self.judged.detections, annotations, self.judged.errors, self.slider.start)
 
     def record(self, excerpt: Excerpt) -> dict[str, Any]:
         return {
@@ -143,9 +137,10 @@ class _LookedAt:
             "step": self.slider.step,
             "start": self.slider.start,
             "costs": [
-                {"kind": kind, "count": cost.count, "gain": float(cost.ap50)} for kind, cost in self.costs.items()
+                {"kind": kind, "count": cost.count, "gain": float(cost.ap50)}
+                for kind, cost in self.judged.costs.items()
             ],
-            "arrays": excerpt.detections(self.reported.detections, self.errors),
+            "arrays": excerpt.detections(self.judged.detections, self.judged.errors),
         }
 
 
@@ -159,17 +154,17 @@ def _chosen_images(looked_at: Sequence[_LookedAt], annotations: Annotations, ima
 
 def _texts(looked_at: Sequence[_LookedAt], annotations: Annotations, shown: int) -> dict[str, Any]:
     names = [each.reported.name for each in looked_at]
-    found = [f"{len(each.reported.detections):,} detections" for each in looked_at]
+    found = [f"{len(each.judged.detections):,} detections" for each in looked_at]
     counts = [f"{len(annotations):,} pictures", f"{len(annotations.boxes):,} objects", " against ".join(found)]
     worst = f"; below are the {shown:,} pictures with the most errors" if shown < len(annotations) else ""
-    voc = looked_at[0].reported.scores.voc
-    protocol = f"VOC: {voc.pixels} pixels, difficult objects {_DIFFICULT[voc.difficult]}, match from IoU {voc.iou:g}."
+    voc = looked_at[0].judged.scores.voc
+    protocol = f"VOC: {voc_protocol(voc.pixels, voc.difficult, voc.iou)}."
     return {
         "title": " versus ".join(names),
         "subtitle": f"{', '.join(counts)}, {len(annotations.class_names):,} classes{worst}",
         "protocol": f"In percent. COCO: mean over IoU 0.50 to 0.95, or at the one that is named. {protocol}",
-        "costNote": "AP50 that would be gained if all errors of one kind were mended (TIDE), in points; then their "
-        "number, at any score.",
+        "costNote": "COCO AP50 that would be gained if all errors of one kind were mended (TIDE), in points; then "
+        "their number, at any score.",
         "classes": list(annotations.class_names),
     }
 
@@ -178,7 +173,7 @@ def _scores(
     looked_at: Sequence[_LookedAt], annotations: Annotations, difference: Mapping[str, Interval]
 ) -> dict[str, Any]:
     """The means with their intervals, all scores of the protocols, and those of each class."""
-    all_scores = [each.reported.scores for each in looked_at]
+    all_scores = [each.judged.scores for each in looked_at]
     headlines = [scores.headline() for scores in all_scores]
     intervals = [each.reported.intervals.scores if each.reported.intervals else {} for each in looked_at]
     records = [scores.record(()) for scores in all_scores]
@@ -206,12 +201,7 @@ def _scores(
 
 def _class_columns(scores: Scores) -> dict[str, list[float | None]]:
     """APs of the K classes by the full name of the protocol."""
-    voc = scores.voc
-    names = voc_names("AP", VOCMetricSettings(scores.voc_ap, voc.pixels, voc.difficult, voc.iou))
-    values = {"area": voc.ap_area, "11point": voc.ap_11point}
-    columns = {"COCO AP": scores.coco.ap, "COCO AP50": scores.coco.ap50}
-    columns |= {name: values[kind] for kind, name in names.items()}
-    return {name: plain(np.round(column, 6)) for name, column in columns.items()}
+    return {name: plain(np.round(column, 6)) for name, column in scores.columns().items()}
 
 
 def _with_interval(value: float, interval: Interval | None) -> dict[str, float | None]:

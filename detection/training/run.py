@@ -27,7 +27,7 @@ from detection.inference.devices import choose_device
 from detection.inference.predictor import Predictor
 from detection.inspection.draw import SHEET_IMAGES, save_picture, training_sheet
 from detection.inspection.report import Reported, write_report
-from detection.inspection.results import write_results
+from detection.inspection.results import Judged, write_results
 from detection.model.build import build_detector, init_from, load_state, stages
 from detection.model.faster_rcnn import FasterRCNN
 from detection.training.log import RunLog
@@ -155,12 +155,12 @@ class Run:
             self.log.say(table)
         self.log.say(f"iteration {step}: {judged.headline()}")
         if step == self.config.train.iterations:
-            self._report(detections, judged.scores)
+            self._report(judged)
         return self._save_best(float(np.nan_to_num(compared(judged.scores, self.config))))
 
-    def _report(self, detections: Detections, scores: Scores) -> None:
+    def _report(self, judged: Judged) -> None:
         """The page that shows where the detector fails, small enough to hand on."""
-        reported = Reported(self.folder.name, detections, scores, intervals=None)
+        reported = Reported(self.folder.name, judged, intervals=None)
         page = write_report(self.folder / "report", self.val_set, reported, images=REPORT_IMAGES)
         self.log.say(f"where it fails, on the {min(REPORT_IMAGES, len(self.val_set))} worst pictures: {page}")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.config import MetricSettings
+from detection.config import Config
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
-from detection.evaluation.scores import score
 from detection.inspection.report import Reported, write_report
+from detection.inspection.results import Judged
 
 CLASSES = ("<script>alert(1)</script>", "a \"quoted\" & 'b'", "汽车 סוס\u2028", "never seen")
 IDS = ("<img src=x onerror=alert(1)>", 'a"b&amp;c', "日本", "</script>", *(f"image {number}" for number in range(8)))
@@ -72,7 +72,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def reported(name: str, annotations: Annotations, detections: Detections) -> Reported:
-    return Reported(name, detections, score(detections, annotations, MetricSettings()), None)
+    return Reported(name, Judged.of(detections, annotations, Config()), None)
 
 
 def _random_boxes(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:

@@ -51,10 +51,11 @@ def test_the_slider_counts_as_python_does(scene, single, visitor):
     visitor.open(single)
     for least in (0.0, 0.35, 0.7, 1.0):
         visitor.slide(least)
-        expected = _expected(scene.annotations, scene.first.detections, least)
+        expected = _expected(scene.annotations, scene.first.judged.detections, least)
         assert visitor.counts() == {kind: [count] for kind, count in expected.items()}
         assert visitor.page.evaluate("app.order.map(i => app.counts[0].errors[i])") == sorted(
-            (_errors_of(scene.annotations, scene.first.detections, image, least) for image in range(12)), reverse=True
+            (_errors_of(scene.annotations, scene.first.judged.detections, image, least) for image in range(12)),
+            reverse=True,
         )
         paths = "[...document.querySelectorAll('.tile .line')].map(e => (e.getAttribute('d').match(/M/g) ?? []).length)"
         assert sum(visitor.page.evaluate(paths)) == sum(expected.values())  # all 12 pictures are near the window
@@ -64,7 +65,7 @@ def test_filters_by_class_kind_and_size(scene, single, visitor):
     page = visitor.open(single, "#score=0.3")
     page.select_option("#label", "2")
     visitor.settle()
-    expected = _expected(scene.annotations, scene.first.detections, 0.3, label=2)
+    expected = _expected(scene.annotations, scene.first.judged.detections, 0.3, label=2)
     assert visitor.counts() == {kind: [count] for kind, count in expected.items()}
     page.click("[data-kind=background]")
     visitor.settle()
@@ -85,7 +86,7 @@ def test_filters_by_class_kind_and_size(scene, single, visitor):
 
 def test_sorting_by_score_and_name(scene, single, visitor):
     page = visitor.open(single, "#score=0.2&sort=score")
-    detections, errors = scene.first.detections, find_errors(scene.first.detections, scene.annotations)
+    detections, errors = scene.first.judged.detections, find_errors(scene.first.judged.detections, scene.annotations)
     false = np.array([KINDS[kind] in FALSE for kind in errors.kinds]) & (detections.scores >= 0.2)
     worst = [detections.scores[false & (detections.image_indices == image)].max(initial=-1) for image in range(12)]
     assert visitor.order() == sorted(range(12), key=lambda image: (-worst[image], image))
@@ -97,7 +98,7 @@ def test_sorting_by_score_and_name(scene, single, visitor):
 
 
 def test_the_table_tells_what_boxes_were_matched_to(scene, single, visitor):
-    annotations, detections = scene.annotations, scene.first.detections
+    annotations, detections = scene.annotations, scene.first.judged.detections
     page = visitor.open(single, f"#score=0&picture={quote_plus(annotations.image_ids[1])}")
     visitor.until(SHOWN)
     errors = find_errors(detections, annotations)
@@ -128,7 +129,7 @@ def test_the_table_tells_what_boxes_were_matched_to(scene, single, visitor):
 def test_two_detectors_side_by_side(scene, pair, visitor):
     page = visitor.open(pair, "#score=0.3&score2=0.6")
     annotations = scene.annotations
-    sides = [(scene.first.detections, 0.3), (scene.versus.detections, 0.6)]
+    sides = [(scene.first.judged.detections, 0.3), (scene.versus.judged.detections, 0.6)]
     expected = [_expected(annotations, detections, least) for detections, least in sides]
     assert visitor.counts() == {kind: [side[kind] for side in expected] for kind in expected[0]}
     everything = [find_errors(detections, annotations) for detections, _ in sides]
@@ -171,7 +172,7 @@ def test_names_are_shown_literally(scene, single, visitor):
 def test_the_class_table_sorts_and_filters(scene, single, visitor):
     page = visitor.open(single)
     page.click("#show-classes")
-    values = scene.first.scores.coco.ap50
+    values = scene.first.judged.scores.coco.ap50
     falling = [scene.annotations.class_names[k] for k in np.argsort(-values, kind="stable")]  # NaN comes last
     page.click("#classes thead button:text-is('COCO AP50')")
     assert page.eval_on_selector_all("#classes tbody th", "all => all.map(e => e.textContent)") == falling
@@ -216,7 +217,7 @@ def test_one_picture_without_objects_and_detections(report_of_one, tmp_path, vis
 
 
 def test_the_table_cell_of_a_missed_object_says_at_which_score_it_was_found(scene, single, visitor):
-    annotations, detections = scene.annotations, scene.first.detections
+    annotations, detections = scene.annotations, scene.first.judged.detections
     page = visitor.open(single, f"#score=0.95&picture={quote_plus(annotations.image_ids[1])}")
     visitor.until(SHOWN)
     errors, here = find_errors(detections, annotations), annotations.objects(1)

@@ -30,7 +30,7 @@ def _array(packed: list[str]) -> np.ndarray:
 
 
 def test_detections_of_the_page_are_those_of_the_file(scene):
-    annotations, detections = scene.annotations, scene.first.detections
+    annotations, detections = scene.annotations, scene.first.judged.detections
     errors = find_errors(detections, annotations)
     chosen = np.array([1, 3, 8])
     excerpt = Excerpt(annotations, chosen)
@@ -55,7 +55,7 @@ def test_detections_of_the_page_are_those_of_the_file(scene):
 
 
 def test_slider_starts_at_the_largest_f1(scene):
-    annotations, detections = scene.annotations, scene.first.detections
+    annotations, detections = scene.annotations, scene.first.judged.detections
     errors = find_errors(detections, annotations)
     best = (-1.0, 0.0)
     for step in range(101):
@@ -68,7 +68,7 @@ def test_slider_starts_at_the_largest_f1(scene):
 
 def test_slider_covers_scores_beyond_one(scene):
     annotations = scene.annotations
-    detections = scene.first.detections.select(np.arange(3))
+    detections = scene.first.judged.detections.select(np.arange(3))
     detections.scores[:] = -2, 5, 3
     chosen = slider(detections.scores, find_errors(detections, annotations), annotations)
     assert (chosen.low, chosen.high) == (-2, 5) and chosen.step == pytest.approx(0.07)
@@ -77,7 +77,7 @@ def test_slider_covers_scores_beyond_one(scene):
 
 
 def test_worst_pictures_are_chosen(scene, no_plots, tmp_path):
-    annotations, detections = scene.annotations, scene.first.detections
+    annotations, detections = scene.annotations, scene.first.judged.detections
     errors = find_errors(detections, annotations)
     start = slider(detections.scores, errors, annotations).start
     counts = []
@@ -127,21 +127,21 @@ def test_costs_are_counted_once(scene, tmp_path, monkeypatch):
 
 
 def test_scores_and_intervals_are_passed_on(scene, no_plots, tmp_path):
-    names = scene.first.scores.headline()
+    names = scene.first.judged.scores.headline()
     known = Intervals({name: Interval(value, 0.1, 0.9) for name, value in names.items()}, {}, {})
-    first = Reported("A", scene.first.detections, scene.first.scores, known)
+    first = Reported("A", scene.first.judged, known)
     difference = {"COCO AP": Interval(0.2, -0.1, 0.3)}
     report = _data(write_report(tmp_path, scene.annotations, first, scene.versus, difference=difference))
     assert [score["name"] for score in report["headline"]] == list(names)
     ap = report["headline"][0]
-    other = scene.versus.scores.headline()["COCO AP"]
+    other = scene.versus.judged.scores.headline()["COCO AP"]
     assert ap["values"] == [
         {"value": names["COCO AP"], "low": 0.1, "high": 0.9},
         {"value": other, "low": None, "high": None},
     ]
     assert ap["difference"] == {"value": pytest.approx(names["COCO AP"] - other), "low": -0.1, "high": 0.3}
     for name, values in ((column["name"], column["values"]) for column in report["classScores"]):
-        record = scene.first.scores.record(scene.annotations.class_names)
+        record = scene.first.judged.scores.record(scene.annotations.class_names)
         expected = [record[f"{name} {class_name}"] for class_name in scene.annotations.class_names]
         assert values[0] == [None if value is None else pytest.approx(value, abs=1e-6) for value in expected]
     assert report["classScores"][0]["values"][0][3] is None  # no object of the fourth class
