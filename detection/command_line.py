@@ -194,6 +194,8 @@ def _settings(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 _ALL = dict(_settings(Config))
 _GROUPS = [name for name, kind in _ALL.items() if hasattr(kind, "__dataclass_fields__")]
 _SETTINGS = {name: kind for name, kind in _ALL.items() if name not in _GROUPS}
+_ARCHITECTURE = ("backbone", "weights", "model")
+"""What a detector is made of; no tool can change it in a checkpoint."""
 
 
 def _metavar(kind: Any) -> str | None:
@@ -277,7 +279,15 @@ def _check_flags(argv: list[str], own: list[str], groups: Sequence[str]) -> None
         if word.startswith("--") and name and name not in own:
             _check_name(name, "--{}", own)
             if not _is_taken(name, groups):
-                raise UserError(f"--{name}: this tool has no use for the setting; --help lists those that it takes")
+                raise _no_use(name, own)
+
+
+def _no_use(name: str, own: Sequence[str]) -> UserError:
+    if "checkpoint" in own and _is_taken(name, _ARCHITECTURE):
+        return UserError(
+            f"--{name}: this is fixed when a detector is trained and comes with its checkpoint; give it to train_det.py"
+        )
+    return UserError(f"--{name}: this tool has no use for the setting; --help lists those that it takes")
 
 
 def _check_name(name: str, where: str, own: Sequence[str] = ()) -> None:

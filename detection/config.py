@@ -116,6 +116,8 @@ class ModelSettings:
     """How many first stages are not trained: 0 none, 1 the stem (VGG: conv1), 2 also conv2, ... 5 all."""
     pyramid_channels: int = 256
     """Channels of every level of the feature pyramid."""
+    global_context: bool = False
+    """Put the vector of the whole image, pooled as one region, beside the vector of each region (RN, appendix B)."""
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of the red, green and blue values, scaled to [0, 1], that is subtracted from images (TV, ImageNet)."""
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -236,7 +238,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What is kept of the detector's output at test time."""
+    """How a trained detector is run, and what is kept of its output (RN, appendix B: refine, vote_iou, scales)."""
 
     score_threshold: float = 0.05
     """Detections scored lower are dropped (FR code, TV)."""
@@ -246,6 +248,16 @@ class InferenceSettings:
     """At most this many detections of an image are kept (FR code, TV)."""
     batch_size: int = 1
     """Images computed at once; only images of equal padded size share a batch, so scores do not depend on it."""
+    refine: bool = False
+    """Pool every region once more from its regressed box, score and regress it anew, and keep both results."""
+    refine_rounds: int = 1
+    """How often `refine` does so; the results of all rounds are kept."""
+    vote_iou: float = 0.0
+    """Each box kept becomes the mean, by score, of its class's boxes of at least this IoU (MR-CNN: 0.5); 0: no vote."""
+    scales: tuple[int, ...] = ()
+    """Shorter sides of an image pyramid; a region is pooled from the two that suit it best; none: `test_min_size`."""
+    flip: bool = False
+    """Score and regress each region in the mirrored image too, and take the means."""
 
 
 APName = Literal["area", "11point", "both"]
@@ -294,7 +306,7 @@ class Config:
     resume: str = ""
     """Run folder, or its last.pt, to go on with exactly where it stopped."""
     init_from: str = ""
-    """Checkpoint whose weights the run starts from (weights only; a head with other classes starts anew)."""
+    """Checkpoint whose weights the run starts from (weights only; classes that it does not know start anew)."""
     wandb: Literal["online", "offline", "disabled"] = "disabled"
     """Whether to log to Weights & Biases too."""
     model: ModelSettings = field(default_factory=ModelSettings)

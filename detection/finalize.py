@@ -46,6 +46,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.stop_at": (0, INFINITY),
     "test.score_threshold": (0, 1),
     "test.nms_iou": (0, 1),
+    "test.refine_rounds": (1, 100),
+    "test.vote_iou": (0, 1),
     "metric.bootstrap": (0, 1_000_000),
     "metric.voc.iou": (0, 1),
 }
@@ -170,6 +172,7 @@ def _check_rest(config: Config) -> None:
         raise UserError(f"data.augment.scale_jitter {list(data.augment.scale_jitter)} must not decrease")
     if data.max_size < max(data.min_size):
         raise UserError(f"data.max_size {data.max_size} is below data.min_size {max(data.min_size)}: raise it")
+    _check_scales(config.test.scales)
     if data.test_max_size < data.test_min_size:
         raise UserError(f"data.test_max_size {data.test_max_size} is below data.test_min_size: raise it")
     if data.format == "shapes" and data.root == DataSettings.root:
@@ -178,3 +181,11 @@ def _check_rest(config: Config) -> None:
         )
     if train.precision == "fp16" and config.device == "cpu":
         raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32")
+
+
+def _check_scales(scales: tuple[int, ...]) -> None:
+    shown = f"test.scales [{','.join(map(str, scales))}]"
+    if len(scales) == 1:
+        raise UserError(f"{shown}: a region is pooled from two adjacent scales; give two or more, or none")
+    if list(scales) != sorted(set(scales)) or min(scales, default=1) < 1:
+        raise UserError(f"{shown}: give sizes in pixels that increase, as [200,400,600,800,1000]")

@@ -8,6 +8,8 @@ from torchvision.models import mobilenet_v3_large
 
 import backbones
 from backbones import BackboneSettings, build_backbone
+from detection.config import Config
+from detection.finalize import value_of
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -47,3 +49,18 @@ def test_every_link_and_picture_exists() -> None:
 def test_every_recipe_is_in_the_table() -> None:
     recipes = {path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == recipes
+
+
+def test_every_file_of_test_settings_is_shown_and_every_shown_file_exists() -> None:
+    root = Path(__file__).parents[1]
+    shown = set(re.findall(r"configs/[\w/]+\.yaml", README))
+    assert {f"configs/test/{path.name}" for path in (root / "configs" / "test").glob("*.yaml")} <= shown
+    assert [file for file in shown if not (root / file).is_file()] == []
+
+
+def test_every_setting_that_a_command_gives_exists() -> None:
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)) + "".join(re.findall(r"`--.*?`", README))
+    names = set(re.findall(r"--((?:model|data|train|test|metric)\.[\w.]+)", commands))
+    assert {"test.refine", "test.vote_iou", "test.scales", "test.flip", "model.global_context"} <= names
+    for name in names:
+        value_of(Config(), name)  # an unknown one raises AttributeError

@@ -1,5 +1,6 @@
 """Every recipe is read, agrees with itself, builds the detector it promises, and holds the papers' values."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,24 +8,31 @@ import torch
 import yaml
 
 from backbones import names
-from detection.command_line import parse
+from detection.command_line import explicit_settings, parse
 from detection.config import to_dict
 from detection.finalize import finalize
 from detection.model.build import build_detector
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+TEST_FILES = sorted(path.stem for path in (CONFIGS / "test").glob("*.yaml"))
 PUBLISHED = (
     "voc07_resnet101_c4", "voc0712_resnet101_c4", "voc07_vgg16_fc", "voc0712_vgg16_fc",
-    "coco14_resnet101_c4", "coco14_vgg16_fc",
+    "coco14_resnet101_c4", "coco14_vgg16_fc", "coco14_resnet101_c4_context", "voc0712_resnet101_c4_plus",
 )  # fmt: skip
-"""Recipes of the papers' own systems: a single feature map, anchors of three sizes on VOC and of four on COCO."""
+"""Recipes of the papers' own systems: a single feature map, anchors of three sizes on VOC, of four on and from COCO."""
 MODERN = ("coco_resnet101_c4", "coco_resnet101_fpn", "coco_resnet50_fpn")
 """Recipes after detectron2's 3x models."""
 
 
+@cache
 def recipe(name, *words):
     return parse("train_det.py", "", ["--config", str(CONFIGS / f"{name}.yaml"), *words])
+
+
+def with_files(name, *files):
+    """A recipe under files of test settings."""
+    return recipe(name, *(word for file in files for word in ("--config", str(CONFIGS / "test" / f"{file}.yaml"))))
 
 
 def build(config, classes=20):
@@ -48,7 +56,7 @@ def test_a_recipe_is_read_and_agrees_with_itself(name):
     assert finalize(config)[0] == config
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *(f"test/{name}" for name in TEST_FILES)])
 def test_a_recipe_says_nothing_twice_and_fits_on_a_page(name):
     """YAML takes the last of two equal keys in silence; a page is 90 lines."""
 
@@ -99,7 +107,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in (*PUBLISHED, "voc0712_resnet101_fpn") if n.startswith("voc")])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("voc") and n != "voc0712_resnet101_c4_plus"])
 def test_a_voc_recipe_builds_its_detector(name):
     config, _ = finalize(recipe(name))
     shapes = build(config)
@@ -110,7 +118,7 @@ def test_a_voc_recipe_builds_its_detector(name):
 @pytest.mark.parametrize(
     ("name", "anchors"),
     [
-        ("coco14_resnet101_c4", 12), ("coco14_vgg16_fc", 12),
+        ("coco14_resnet101_c4", 12), ("coco14_vgg16_fc", 12), ("coco14_resnet101_c4_context", 12),
         ("coco_resnet101_c4", 15), ("coco_resnet101_fpn", 3), ("coco_resnet50_fpn", 3),
     ],
 )  # fmt: skip
@@ -125,7 +133,109 @@ def test_a_coco_recipe_builds_its_detector(name, anchors):
     for key, shape in expected.items():
         changed = [count for part, count in rows.items() if f"{part}.weight" in key]
         expected[key] = (*(changed or shape[:1]), *shape[1:])
+    if name.endswith("context"):
+        expected |= {SIBLINGS[0]: (81, 2 * 2048), SIBLINGS[1]: (324, 2 * 2048)}
     assert {key: shapes.get(key) for key in expected} == expected
+
+
+SIBLINGS = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight")
+"""The layers that read a region's vector with the whole image's behind it."""
+
+
+def test_the_plus_recipe_continues_the_coco_detector():
+    """All but the rows of the classes has equal shapes, so that `init_from` can take it over."""
+    before = build(finalize(recipe("coco14_resnet101_c4_context"))[0], classes=80)
+    plus = build(finalize(recipe("voc0712_resnet101_c4_plus"))[0], classes=20)
+    changed = {name for name in before.keys() | plus.keys() if before.get(name) != plus.get(name)}
+    assert changed == {*SIBLINGS, *(name.replace("weight", "bias") for name in SIBLINGS)}
+    assert [plus[name] for name in SIBLINGS] == [(21, 2 * 2048), (84, 2 * 2048)]
+    assert plus["rpn.head.cls_logits.weight"] == before["rpn.head.cls_logits.weight"] == (12, 1024, 1, 1)
+    assert plus["rpn.head.bbox_pred.weight"] == before["rpn.head.bbox_pred.weight"] == (48, 1024, 1, 1)
+
+
+def test_a_pyramid_from_coco_fits_the_pyramid_for_voc():
+    """The README's example of `--init_from` on another recipe."""
+    before = build(finalize(recipe("coco_resnet101_fpn"))[0], classes=80)
+    after = build(finalize(recipe("voc0712_resnet101_fpn"))[0])
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
+        *SIBLINGS, *(name.replace("weight", "bias") for name in SIBLINGS)
+    }  # fmt: skip
+
+
+def test_the_plus_recipes_differ_from_the_plain_ones_where_appendix_b_does():
+    def differing(name, other):
+        plain, changed = flat(recipe(other)), flat(recipe(name))
+        return {setting: value for setting, value in changed.items() if value != plain[setting]}
+
+    assert differing("coco14_resnet101_c4_context", "coco14_resnet101_c4") == {"model.global_context": True}
+    assert differing("voc0712_resnet101_c4_plus", "voc0712_resnet101_c4") == {
+        "init_from": "runs/coco14_context/best.pt",
+        "model.global_context": True,
+        "model.rpn.anchor_sizes": [64.0, 128.0, 256.0, 512.0],
+        "train.iterations": 55000,
+        "train.steps": [40000],
+        "train.eval_every": 0,
+        "test.refine": True,
+        "test.vote_iou": 0.5,
+        "test.scales": [200, 400, 600, 800, 1000],
+    }
+
+
+REFINE = {"test.refine": True, "test.vote_iou": 0.5, "test.nms_iou": 0.3}
+MULTISCALE = {"test.scales": [200, 400, 600, 800, 1000]}
+TEST_SETTINGS = {
+    "refine": REFINE,
+    "multiscale": MULTISCALE,
+    "flip": {"test.flip": True},
+    "plus": {**REFINE, **MULTISCALE},
+}
+"""ResNet paper, appendix B; IoU of the vote from MR-CNN's code."""
+
+
+def flat(config):
+    """Dotted names and values of all settings, lists for tuples."""
+
+    def walk(values, prefix=""):
+        for name, value in values.items():
+            yield from walk(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+    return dict(walk(to_dict(config)))
+
+
+def test_all_test_settings_are_there():
+    assert set(TEST_FILES) == set(TEST_SETTINGS)
+
+
+@pytest.mark.parametrize("name", TEST_FILES)
+def test_a_file_of_test_settings_says_those_and_no_others(name):
+    (group, values), *others = explicit_settings(["--config", str(CONFIGS / "test" / f"{name}.yaml")]).items()
+    assert (group, others) == ("test", [])
+    assert {f"test.{key}": value for key, value in values.items()} == TEST_SETTINGS[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_test_settings_stack_over_every_recipe(name):
+    stacked = with_files(name, *TEST_FILES)
+    assert flat(stacked) == {**flat(recipe(name)), **REFINE, **MULTISCALE, "test.flip": True}
+    assert finalize(stacked)[0].test == stacked.test
+
+
+@pytest.mark.parametrize("file", TEST_FILES)
+def test_each_file_of_test_settings_alone_leaves_the_rest_as_it_is(file):
+    """Over a recipe whose own NMS is at 0.5."""
+    assert flat(with_files("coco_resnet50_fpn", file)) == {**flat(recipe("coco_resnet50_fpn")), **TEST_SETTINGS[file]}
+
+
+def test_plus_is_refinement_over_five_scales_and_adds_nothing_to_the_plus_recipe():
+    name = "voc0712_resnet101_c4"
+    assert with_files(name, "plus") == with_files(name, "refine", "multiscale")
+    assert with_files(f"{name}_plus", "plus") == recipe(f"{name}_plus")
+
+
+def test_the_five_scales_cost_what_their_file_says():
+    """Pixels of all scales over those of the paper's 600."""
+    pixels = sum(scale**2 for scale in MULTISCALE["test.scales"]) / 600**2
+    assert f"220/36 = {pixels:.1f} times" in (CONFIGS / "test" / "multiscale.yaml").read_text()
 
 
 @pytest.mark.parametrize("backbone", names())
@@ -152,7 +262,7 @@ def test_the_papers_values_are_in_the_recipe(name):
     data, rpn, roi, test = config.data, config.model.rpn, config.model.roi, config.test
     assert (data.min_size, data.max_size, data.test_min_size, data.test_max_size) == ((600,), 1000, 600, 1000)
     is_coco = name.startswith("coco")
-    smallest = (64.0,) if is_coco else ()
+    smallest = (64.0,) if is_coco or name.endswith("plus") else ()
     assert (rpn.anchor_sizes, rpn.anchor_ratios) == ((*smallest, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0))
     assert (rpn.samples, rpn.fg_fraction, rpn.fg_iou, rpn.bg_iou) == (256, 0.5, 0.7, 0.3)
     assert (rpn.pre_nms_train, rpn.pre_nms_test, rpn.post_nms_train, rpn.post_nms_test) == (12000, 6000, 2000, 300)
@@ -183,6 +293,7 @@ def test_the_papers_values_are_in_the_recipe(name):
         ("voc0712_vgg16_fc", "2007/trainval+2012/trainval", 110000, (80000,)),
         ("voc0712_resnet101_fpn", "2007/trainval+2012/trainval", 18000, (12000, 16000)),
         ("coco14_resnet101_c4", "train2014", 320000, (240000,)),
+        ("coco14_resnet101_c4_context", "train2014", 320000, (240000,)),
         ("coco14_vgg16_fc", "train2014", 320000, (240000,)),
         *((name, "train2017", 270000, (210000, 250000)) for name in MODERN),
     ],

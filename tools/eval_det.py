@@ -1,4 +1,4 @@
-"""Score a trained detector on the set data.val (or another, with --data.*), show its errors and what it finds."""
+"""Score a trained detector or an ensemble on the set data.val (or another, with --data.*), show errors and finds."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from detection.inspection.results import Judged
 
 ARGUMENTS = {
-    "--checkpoint": {"required": True, "metavar": "FILE", "help": "best.pt or last.pt of a run, or its folder"},
+    "--checkpoint": {
+        "required": True,
+        "nargs": "+",
+        "metavar": "FILE",
+        "help": "best.pt or last.pt of a run, or its folder; several are an ensemble",
+    },
 }
 
 GROUPS = ("data", "test", "metric", "device", "output", "train.precision", "train.channels_last")
@@ -30,15 +35,16 @@ def main(argv: list[str]) -> None:
         distributed.shutdown()
 
 
-def evaluate(path: str, settings: dict[str, Any]) -> None:
+def evaluate(paths: list[str], settings: dict[str, Any]) -> None:
     """Predict on all processes; score, write and print on the main one."""
     from detection import checkpoint, distributed
     from detection.files import require_writable, unused
     from detection.inference.on_set import predict_set
     from detection.inspection.results import write_results
 
-    folder = require_writable(Path(settings.get("output") or unused(checkpoint.resolve(path).parent / "eval")))
-    annotations, detections, config = predict_set(path, settings)
+    beside = Path("runs") / "ensemble" if len(paths) > 1 else checkpoint.resolve(paths[0]).parent / "eval"
+    folder = require_writable(Path(settings.get("output") or unused(beside)))
+    annotations, detections, config = predict_set(paths, settings)
     if not distributed.is_main():
         return
     judged, files = write_results(folder, detections, annotations, config)

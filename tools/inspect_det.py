@@ -21,7 +21,12 @@ ARGUMENTS = {
         "metavar": "PATH",
         "help": "COCO result JSON, or a folder of VOC files comp4_det_<set>_<class>.txt",
     },
-    "--checkpoint": {"default": "", "metavar": "FILE", "help": "A trained detector to predict with, instead of a file"},
+    "--checkpoint": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "FILE",
+        "help": "A trained detector to predict with, instead of a file; several are an ensemble",
+    },
     "--versus": {"default": "", "metavar": "PATH", "help": "Another file of detections, to show beside the first"},
     "--images": {
         "type": int,
@@ -93,7 +98,8 @@ def inspect(
     from detection.evaluation.result_files import read_detections
     from detection.inspection.report import write_report
 
-    paths = [given.detections or given.checkpoint, *filter(None, [given.versus])]
+    first = given.detections or (given.checkpoint[0] if len(given.checkpoint) == 1 else "ensemble")
+    paths = [first, *filter(None, [given.versus])]
     results = [detections, *(read_detections(path, annotations) for path in paths[1:])]
     sides, difference = reported(dict(zip(result_names(paths), results, strict=True)), annotations, config)
     with progress_bar("copying pictures") as show:

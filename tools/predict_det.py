@@ -7,7 +7,12 @@ from detection.command_line import parse_over_checkpoint, run_tool
 from detection.errors import UserError
 
 ARGUMENTS = {
-    "--checkpoint": {"required": True, "metavar": "FILE", "help": "best.pt or last.pt of a run, or its folder"},
+    "--checkpoint": {
+        "required": True,
+        "nargs": "+",
+        "metavar": "FILE",
+        "help": "best.pt or last.pt of a run, or its folder; several are an ensemble",
+    },
     "--input": {"required": True, "nargs": "+", "metavar": "PATH", "help": "pictures, or folders of pictures"},
     "--draw_above": {
         "type": float,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -91,6 +92,21 @@ class Annotations:
     def image_of_object(self) -> np.ndarray:
         """(M,) int64: index of the image that each object is in."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+
+
+class ImageSize(NamedTuple):
+    """A size at which a detector looks at images."""
+
+    shorter: float
+    """Pixels of the shorter side ..."""
+    longest: float
+    """... unless the longer one would exceed this: see :func:`resized_size`."""
+    padding: int
+    """Padded rows and columns are multiples of this."""
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns that an image of `size` gets."""
+        return resized_size(size, self.shorter, self.longest)
 
 
 @dataclass

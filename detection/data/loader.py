@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,12 +25,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detection.batch import Batch
 from detection.config import DataSettings
-from detection.data.dataset import Annotations, Sample, read_image
+from detection.data.dataset import Annotations, ImageSize, Sample, read_image
 from detection.data.transforms import TestTransform, TrainTransform
 from detection.errors import UserError
 
 Key = tuple[int, int]
 """What a sample is asked for with: position in the run, index in the annotations."""
+Images = dict[ImageSize, Batch]
+"""The same images at one or several sizes."""
 
 
 def training_loader(
@@ -67,29 +70,29 @@ def training_loader(
         annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
     )
     dataset = DetectionDataset(annotations, TrainTransform(settings, seed))
-    return _loader(dataset, batches, padding, settings.workers, pin_memory)
+    return _loader(dataset, batches, partial(collate, padding=padding), settings.workers, pin_memory)
 
 
 def scoring_loader(
     annotations: Annotations,
-    settings: DataSettings,
+    sizes: Sequence[ImageSize],
     *,
     batch_size: int,
-    padding: int,
+    workers: int,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
-    """Every image once over all processes, unaugmented; position and image index are the same.
+) -> DataLoader[Images]:
+    """Every image once over all processes, unaugmented, at one or several sizes; position and index are the same.
 
-    The processes take contiguous parts of the list of images. Within a part, images of equal padded size share batches,
-    so that the padding of an image, and with it its scores, follows from the image alone.
+    The processes take contiguous parts of the list of images. Within a part, images of equal padded sizes share
+    batches, so that the padding of an image, and with it its scores, follows from the image alone.
 
     Args:
         annotations: the set to score; it may be without objects.
-        settings: test sizes and workers.
+        sizes: the sizes that are wanted of every image; each image is read once.
         batch_size: at most this many images of a batch of this process.
-        padding: padded rows and columns are the smallest multiples of this that hold the image.
+        workers: processes that read and prepare images.
         rank: this process.
         world_size: number of processes.
         pin_memory: hand batches out in page-locked memory.
@@ -97,11 +100,14 @@ def scoring_loader(
     Raises:
         UserError: while iterating, an image cannot be used.
     """
-    transform = TestTransform(settings)
-    sizes = [padded_size(transform.size((rows, columns)), padding) for rows, columns in annotations.sizes.tolist()]
-    part = range(rank * len(sizes) // world_size, (rank + 1) * len(sizes) // world_size)
-    batches = scoring_batches(sizes, part, batch_size)
-    return _loader(DetectionDataset(annotations, transform), batches, padding, settings.workers, pin_memory)
+    padded = [
+        tuple(padded_size(size.resized((rows, columns)), size.padding) for size in sizes)
+        for rows, columns in annotations.sizes.tolist()
+    ]
+    part = range(rank * len(padded) // world_size, (rank + 1) * len(padded) // world_size)
+    batches = scoring_batches(padded, part, batch_size)
+    dataset = ScoringDataset(annotations, sizes)
+    return _loader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, pin_memory)
 
 
 class TrainingBatches(Sampler[list[Key]]):
@@ -156,7 +162,7 @@ class TrainingBatches(Sampler[list[Key]]):
                     bucket.clear()
 
 
-def scoring_batches(sizes: Sequence[tuple[int, int]], part: Sequence[int], batch_size: int) -> list[list[Key]]:
+def scoring_batches(sizes: Sequence[tuple], part: Sequence[int], batch_size: int) -> list[list[Key]]:
     """Batches of (index, index) of the images in `part`, each of images whose padded `sizes` are equal."""
     ordered = sorted(part, key=lambda index: sizes[index])  # stable: in the order of the list within a size
     batches = []
@@ -169,12 +175,9 @@ def scoring_batches(sizes: Sequence[tuple[int, int]], part: Sequence[int], batch
 class DetectionDataset(Dataset[Sample]):
     """Annotations seen through a transform; a sample is asked for by (position in the run, index of the image)."""
 
-    def __init__(self, annotations: Annotations, transform: TrainTransform | TestTransform) -> None:
+    def __init__(self, annotations: Annotations, transform: TrainTransform) -> None:
         self._annotations = annotations
         self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._annotations)
 
     def __getitem__(self, key: Key) -> Sample:
         """Reads and transforms an image.
@@ -182,19 +185,52 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             UserError: the image does not decode, or is not of the annotated size.
         """
-        position, index = key
-        data = self._annotations
-        image = read_image(str(data.image_paths[index]))
-        rows, columns = data.sizes[index].tolist()
-        if image.shape[:2] != (rows, columns):
-            raise UserError(
-                f"{data.image_paths[index]}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation "
-                f"says {columns} x {rows}; correct the annotation, or restore the image that its boxes were drawn on"
-            )
-        objects = data.objects(index)
-        boxes = data.boxes[objects].astype(np.float32)
-        done = self._transform(image, boxes, data.labels[objects], data.ignore[objects], position)
-        return Sample(done.image, done.original_size, done.boxes, done.labels, done.ignore, position, index)
+        return as_sample(self._annotations, key, read_annotated(self._annotations, key[1]), self._transform)
+
+
+class ScoringDataset(Dataset[list[Sample]]):
+    """Annotations at one or several sizes; samples are asked for as those of :class:`DetectionDataset`."""
+
+    def __init__(self, annotations: Annotations, sizes: Sequence[ImageSize]) -> None:
+        self._annotations = annotations
+        self._transforms = [TestTransform(size) for size in sizes]
+
+    def __getitem__(self, key: Key) -> list[Sample]:
+        """Reads an image, and resizes it to each size.
+
+        Raises:
+            UserError: as for :class:`DetectionDataset`.
+        """
+        image = read_annotated(self._annotations, key[1])
+        return [as_sample(self._annotations, key, image, transform) for transform in self._transforms]
+
+
+def read_annotated(annotations: Annotations, index: int) -> np.ndarray:
+    """The pixels (H, W, 3) of the image `index`.
+
+    Raises:
+        UserError: the image does not decode, or is not of the annotated size.
+    """
+    path = str(annotations.image_paths[index])
+    image = read_image(path)
+    rows, columns = annotations.sizes[index].tolist()
+    if image.shape[:2] != (rows, columns):
+        raise UserError(
+            f"{path}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation "
+            f"says {columns} x {rows}; correct the annotation, or restore the image that its boxes were drawn on"
+        )
+    return image
+
+
+def as_sample(
+    annotations: Annotations, key: Key, image: np.ndarray, transform: TrainTransform | TestTransform
+) -> Sample:
+    """The image (H, W, 3) with its objects, transformed."""
+    position, index = key
+    objects = annotations.objects(index)
+    boxes = annotations.boxes[objects].astype(np.float32)
+    done = transform(image, boxes, annotations.labels[objects], annotations.ignore[objects], position)
+    return Sample(done.image, done.original_size, done.boxes, done.labels, done.ignore, position, index)
 
 
 def padded_size(size: tuple[int, int], padding: int) -> tuple[int, int]:
@@ -227,6 +263,12 @@ def collate(samples: Sequence[Sample], padding: int, size: tuple[int, int] | Non
     return batch
 
 
+def collate_sizes(samples: Sequence[Sequence[Sample]], sizes: Sequence[ImageSize]) -> Images:
+    """Puts images into one batch for each of `sizes`; `samples` holds B images, each at all the sizes in this order."""
+    by_size = zip(sizes, zip(*samples, strict=True), strict=True)
+    return {size: collate(of_size, size.padding) for size, of_size in by_size}
+
+
 def pad_batch(batch: Batch, height: int, width: int) -> Batch:
     """The batch with images padded further to `height` rows and `width` columns, for the size of a global batch."""
     rows, columns = batch.images.shape[-2:]
@@ -256,25 +298,25 @@ def _rows(sizes: list[tuple[int, int]]) -> Tensor:
 class _Guarded(Dataset):
     """A data set that hands a user's mistake on as a value: raised in a worker, it would arrive inside a traceback."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, key: Key) -> Sample | UserError:
+    def __getitem__(self, key: Key) -> Any:
         try:
             return self._dataset[key]
         except UserError as error:
             return error
 
 
-def _collate_guarded(samples: Sequence[Sample | UserError], padding: int) -> Batch | UserError:
+def _collate_guarded(samples: Sequence[Any], collate: Callable[[Sequence[Any]], Any]) -> Any:
     mistakes = [sample for sample in samples if isinstance(sample, UserError)]
-    return mistakes[0] if mistakes else collate(samples, padding)
+    return mistakes[0] if mistakes else collate(samples)
 
 
 class _Loader(DataLoader):
     """A data loader that raises the mistakes which its guarded data set handed on."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
@@ -282,19 +324,19 @@ class _Loader(DataLoader):
 
 
 def _loader(
-    dataset: DetectionDataset,
+    dataset: Dataset,
     batches: TrainingBatches | list[list[Key]],
-    padding: int,
+    collate: Callable[[Sequence[Any]], Any],
     workers: int,
     pin_memory: bool,
-) -> DataLoader[Batch]:
+) -> DataLoader:
     workers = min(workers, os.cpu_count() or 1)
     # Forked workers share the annotations; newer versions of Python send each a copy. Elsewhere forking is unsafe.
     context = "fork" if workers and sys.platform == "linux" else None
     return _Loader(
         _Guarded(dataset),
         batch_sampler=batches,
-        collate_fn=partial(_collate_guarded, padding=padding),
+        collate_fn=partial(_collate_guarded, collate=collate),
         num_workers=workers,
         multiprocessing_context=context,
         worker_init_fn=_start_worker,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import resize, resized_size
+from detection.data.dataset import ImageSize, resize, resized_size
 
 if TYPE_CHECKING:
     import albumentations
@@ -80,18 +80,14 @@ class TestTransform:
 
     __test__ = False  # for pytest, which takes the name for a test
 
-    def __init__(self, settings: DataSettings) -> None:
-        self._settings = settings
+    def __init__(self, size: ImageSize) -> None:
+        self._size = size
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray, position: int = 0
     ) -> Transformed:
         """Transforms one image; arguments as :class:`TrainTransform`'s, and `position` makes no difference."""
-        return _resized(image, boxes, labels, ignore, self.size(image.shape[:2]))
-
-    def size(self, original: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns that an image of the original size gets."""
-        return resized_size(original, self._settings.test_min_size, self._settings.test_max_size)
+        return _resized(image, boxes, labels, ignore, self._size.resized(image.shape[:2]))
 
 
 def _pipeline(augment: AugmentSettings) -> "albumentations.Compose":

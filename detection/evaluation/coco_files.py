@@ -16,7 +16,7 @@ import numpy as np
 
 from detection.data.box_forms import boxes_from_coco, boxes_to_coco
 from detection.data.dataset import PLAIN_NUMBER, Annotations
-from detection.errors import UserError
+from detection.errors import UserError, listed
 from detection.evaluation.columns import (
     LARGEST,
     UNKNOWN,
@@ -24,7 +24,6 @@ from detection.evaluation.columns import (
     first,
     first_duplicate,
     images_by_id,
-    listed,
     look_up,
     read_bytes,
     require_finite,

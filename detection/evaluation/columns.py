@@ -3,7 +3,7 @@
 Letters: ``D`` detections, ``I`` images.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,6 @@ UNKNOWN, LEFT_OUT = -1, -2
 
 LARGEST = 1e100
 """A coordinate beyond this is no number of pixels, and areas would overflow."""
-
-_LISTED = 20
-"""How many names a message lists before it leaves some out."""
 
 
 class Columns(NamedTuple):
@@ -62,12 +59,6 @@ def images_by_id(path: Path, annotations: Annotations) -> dict[str, int]:
 def look_up(known: dict[Any, int], ids: list[Any]) -> np.ndarray:
     """(D,) int64: what `known` has for each id, `UNKNOWN` for those it does not have."""
     return np.fromiter((known.get(item, UNKNOWN) for item in ids), np.int64, len(ids))
-
-
-def listed(names: Sequence[object]) -> str:
-    """Names for a message; of many the first ones and the last."""
-    words = [str(name) for name in names]
-    return ", ".join(words) if len(words) <= _LISTED else f"{', '.join(words[: _LISTED - 1])} ... {words[-1]}"
 
 
 def first(wrong: np.ndarray) -> Iterable[int]:

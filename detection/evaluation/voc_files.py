@@ -12,7 +12,7 @@ import numpy as np
 
 from detection.data.box_forms import boxes_to_voc, voc_to_boxes
 from detection.data.dataset import Annotations
-from detection.errors import UserError
+from detection.errors import UserError, listed
 from detection.evaluation.columns import (
     LARGEST,
     UNKNOWN,
@@ -20,7 +20,6 @@ from detection.evaluation.columns import (
     first,
     first_duplicate,
     images_by_id,
-    listed,
     look_up,
     read_bytes,
     require_finite,

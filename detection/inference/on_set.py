@@ -1,4 +1,4 @@
-"""A checkpoint's detector on a whole set: the step that scoring and inspecting a trained detector share."""
+"""Trained detectors on a whole set: the step that scoring and inspecting them share."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from detection.console import progress_bar
 from detection.data import class_names, read_annotations
 from detection.data.checks import report
 from detection.data.dataset import Annotations
-from detection.errors import UserError
+from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
 from detection.inference.predictor import load_detector
 
@@ -26,18 +26,20 @@ class SetPrediction(NamedTuple):
     """The settings of the run with those given now laid over them."""
 
 
-def predict_set(path: str | Path, settings: dict[str, Any]) -> SetPrediction:
-    """Runs a trained detector over the set `data.val`, on all processes; the main one shows how far it is.
+def predict_set(paths: Sequence[str | Path], settings: dict[str, Any]) -> SetPrediction:
+    """Runs a trained detector, or an ensemble of several, over the set `data.val`, on all processes.
+
+    The main process shows how far it is.
 
     Args:
-        path: a checkpoint or a run folder.
-        settings: nested values laid over the run's settings, as ``{"data": {"val": "2012/val"}}``.
+        paths: checkpoints or run folders; the data set is that of the first one's run.
+        settings: nested values laid over the runs' settings, as ``{"data": {"val": "2012/val"}}``.
 
     Raises:
-        UserError: the checkpoint or the data set cannot be used.
+        UserError: a checkpoint or the data set cannot be used.
     """
-    device = settings.get("device", "auto")
-    predictor = load_detector(path, device, settings)
+    path, device = paths[0], settings.get("device", "auto")
+    predictor = load_detector(paths, device, settings)
     data = dataclasses.replace(predictor.config.data, classes=predictor.class_names)
     if "root" not in settings.get("data", {}) and data.format != "shapes" and not Path(data.root).is_dir():
         raise UserError(f"{path}: its run read --data.root {data.root}, which is not here; say where the data is now")
@@ -65,8 +67,3 @@ def require_known_classes(data: DataSettings, path: str | Path) -> None:
             f"{path}: the detector knows {listed(data.classes)}, but {data.val} has {listed(unknown)} too; "
             f"choose another set, or score without these by --data.classes [{','.join(data.classes)}]"
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first five names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -4,7 +4,7 @@ Shapes: ``D`` detections, of one image in a :class:`Prediction`, of all images i
 :class:`~detection.evaluation.detections.Detections`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from PIL import Image
 
 from detection import checkpoint, distributed
 from detection.config import Config, from_dict, overlay, to_dict
-from detection.data.dataset import Annotations, Sample, read_image, resize, resized_size, to_rgb
-from detection.data.loader import collate, scoring_loader
-from detection.errors import UserError
+from detection.data.dataset import Annotations, Sample, read_image, resize, to_rgb
+from detection.data.loader import Images, collate_sizes, scoring_loader
+from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
 from detection.finalize import check
 from detection.inference.devices import autocast, choose_device, choose_precision, place
+from detection.inference.ensemble import Member, detect, sizes_of
 from detection.model.build import build_detector, class_names_of, load_state
-from detection.model.faster_rcnn import FasterRCNN
 
 ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -50,27 +50,31 @@ class Prediction:
 
 
 class Predictor:
-    """A detector with what is needed to run it: class names, settings, device.
+    """A detector, or an ensemble of several, with what is needed to run it: class names, settings, device.
 
     Call it with a file name, a PIL image, a uint8 array (H, W, 3) in RGB, or a uint8 tensor (3, H, W).
     """
 
     def __init__(
         self,
-        detector: FasterRCNN,
+        members: Sequence[Member],
         class_names: tuple[str, ...],
-        config: Config,
         device: torch.device,
         category_ids: tuple[int, ...] = (),
     ) -> None:
-        """Takes a detector on `device`; `category_ids` are those of the K classes in files (none: 1..K)."""
-        self.detector = detector
+        """Takes detectors on `device`; `category_ids` are those of the K classes in files (none: 1..K)."""
+        self.members = members
         self.class_names = class_names
         self.category_ids = category_ids
-        self.config = config
         self.device = device
-        is_fp16_on_cpu = config.train.precision == "fp16" and device.type == "cpu"
-        self.dtype = choose_precision("fp32" if is_fp16_on_cpu else config.train.precision, device)
+        precision = self.config.train.precision
+        is_fp16_on_cpu = precision == "fp16" and device.type == "cpu"
+        self.dtype = choose_precision("fp32" if is_fp16_on_cpu else precision, device)
+
+    @property
+    def config(self) -> Config:
+        """The settings; those of the first detector for what an ensemble does as a whole."""
+        return self.members[0].config
 
     def __call__(self, image: ImageLike) -> Prediction:
         """The objects in one image.
@@ -78,12 +82,11 @@ class Predictor:
         Raises:
             UserError: the file is missing or does not decode, or the array is no RGB image.
         """
-        pixels, data = as_array(image), self.config.data
-        size = pixels.shape[:2]
-        resized = resize(pixels, resized_size(size, data.test_min_size, data.test_max_size))
+        pixels, sizes = as_array(image), sizes_of(self.members)
+        shape = pixels.shape[:2]
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-        sample = Sample(resized, size, *nothing, position=0, index=0)
-        (found,) = self._run(collate([sample], self.config.model.padding))
+        samples = [Sample(resize(pixels, size.resized(shape)), shape, *nothing, position=0, index=0) for size in sizes]
+        (found,) = self._run(collate_sizes([samples], sizes))
         return Prediction(found["boxes"], found["labels"], found["scores"], self.class_names)
 
     def predict(self, annotations: Annotations, progress: Callable[[int], None]) -> Detections:
@@ -97,16 +100,17 @@ class Predictor:
         """
         loader = scoring_loader(
             annotations,
-            self.config.data,
+            sizes_of(self.members),
             batch_size=self.config.test.batch_size,
-            padding=self.config.model.padding,
+            workers=self.config.data.workers,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             pin_memory=self.device.type == "cuda",
         )
         parts, seen, images = [], [], sum(map(len, loader.batch_sampler))
         for batch in loader:
-            for index, found in zip(batch.image_indices.tolist(), self._run(batch), strict=True):
+            indices = next(iter(batch.values())).image_indices.tolist()
+            for index, found in zip(indices, self._run(batch), strict=True):
                 image = np.full(len(found["scores"]), index)
                 parts.append(Detections(image, found["labels"], found["scores"], found["boxes"]))
                 seen.append(index)
@@ -114,36 +118,71 @@ class Predictor:
         return gather(parts, seen, len(annotations))
 
     @torch.inference_mode()
-    def _run(self, batch: Any) -> list[dict[str, np.ndarray]]:
-        """Detections of each image of a batch, on the host; leaves the detector in evaluation mode."""
-        self.detector.eval()
+    def _run(self, images: Images) -> list[dict[str, np.ndarray]]:
+        """Detections of each image, on the host; leaves the detectors in evaluation mode."""
+        for member in self.members:
+            member.detector.eval()
+        images = {size: batch.to(self.device, non_blocking=True) for size, batch in images.items()}
         with autocast(self.device, self.dtype):
-            results = self.detector(batch.to(self.device, non_blocking=True))
+            results = detect(self.members, images)
         return [{name: values.cpu().numpy() for name, values in result.items()} for result in results]
 
 
-def load_detector(path: str | Path, device: str = "auto", settings: dict[str, Any] | None = None) -> Predictor:
-    """A trained detector from a checkpoint (or a run folder, which stands for its last.pt).
+def load_detector(
+    path: str | Path | Sequence[str | Path], device: str = "auto", settings: dict[str, Any] | None = None
+) -> Predictor:
+    """A trained detector from a checkpoint (or a run folder, which stands for its last.pt); an ensemble from several.
 
     Args:
         path: as ``runs/x/best.pt``; the moving average of the weights is taken if there is one.
         device: auto, cpu or cuda.
-        settings: nested values laid over the run's settings, as ``{"test": {"score_threshold": 0.5}}``.
+        settings: nested values laid over each run's settings, as ``{"test": {"score_threshold": 0.5}}``.
 
     Raises:
-        UserError: the checkpoint is missing, damaged, or does not fit.
+        UserError: a checkpoint is missing, damaged, or does not fit; those of an ensemble have different classes.
     """
+    paths = [path] if isinstance(path, str | Path) else list(path)
     chosen = choose_device(device)
+    loaded = [_load_member(each, chosen, settings or {}) for each in paths]
+    _, names, category_ids = loaded[0]
+    for other, (_, its_names, _) in zip(paths, loaded, strict=True):
+        _require_same_classes(paths[0], names, other, its_names)
+    return Predictor([member for member, *_ in loaded], names, chosen, category_ids)
+
+
+def _load_member(
+    path: str | Path, device: torch.device, settings: dict[str, Any]
+) -> tuple[Member, tuple[str, ...], tuple[int, ...]]:
+    """A detector with its settings, class names and category ids."""
     state = checkpoint.load(path)
-    config = from_dict(state["config"])
-    if settings:
-        config = from_dict(overlay(to_dict(config), settings))
-        check(config)
+    trained = from_dict(state["config"])
+    config = from_dict(overlay(to_dict(trained), settings))
+    check(config)
+    if config.model.global_context != trained.model.global_context:
+        way = ("without", "on") if config.model.global_context else ("with", "off")
+        raise UserError(
+            f"{path}: the detector was trained {way[0]} global context, so model.global_context cannot be switched "
+            f"{way[1]} now; leave it out, or train a detector anew with train_det.py"
+        )
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
-    detector = place(detector, chosen, config.train.channels_last).eval()
-    return Predictor(detector, names, config, chosen, tuple(state.get("category_ids", ())))
+    detector = place(detector, device, config.train.channels_last).eval()
+    return Member(detector, config), names, tuple(state.get("category_ids", ()))
+
+
+def _require_same_classes(first: str | Path, names: tuple[str, ...], other: str | Path, its: tuple[str, ...]) -> None:
+    """Raises a UserError when two checkpoints of an ensemble do not know the same classes in the same order."""
+    if its == names:
+        return
+    lacking = [name for name in names if name not in its]
+    unknown = [name for name in its if name not in names]
+    why = [f"it lacks {listed(lacking)}"] if lacking else []
+    why += [f"{first} does not know {listed(unknown)}"] if unknown else []
+    raise UserError(
+        f"{other}: its classes are not those of {first} ({' and '.join(why) or 'they come in another order'}); "
+        "an ensemble needs detectors of the same classes"
+    )
 
 
 def as_array(image: ImageLike) -> np.ndarray:

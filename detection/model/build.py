@@ -11,9 +11,6 @@ from detection.config import Config
 from detection.errors import UserError
 from detection.model.faster_rcnn import FasterRCNN
 
-PREDICTOR = "roi_heads.box_predictor."
-"""Names of the tensors whose shape depends on the classes."""
-
 
 class Stage(NamedTuple):
     """One line of the table that a run begins with."""
@@ -66,20 +63,6 @@ def load_state(detector: FasterRCNN, state: dict[str, Tensor], path: str) -> Non
             f"{f'; and {len(problems) - 3} more' if len(problems) > 3 else ''})"
         )
     detector.load_state_dict(state)
-
-
-def init_from(detector: FasterRCNN, state: dict[str, Tensor], same_classes: bool, path: str) -> str:
-    """Start a detector from a checkpoint's weights; layers for other classes start anew. Says what was done.
-
-    Raises:
-        UserError: anything but the layers for the classes differs.
-    """
-    if not same_classes:
-        fresh = {name: tensor for name, tensor in detector.state_dict().items() if name.startswith(PREDICTOR)}
-        state = {**state, **fresh}
-    load_state(detector, state, path)
-    kept = "with its class and box layers" if same_classes else "the class and box layers start anew (other classes)"
-    return f"weights from {path}, {kept}"
 
 
 def difference(detector: nn.Module, state: dict[str, Any]) -> list[str]:

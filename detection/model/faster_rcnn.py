@@ -48,7 +48,8 @@ class FasterRCNN(TorchvisionFasterRCNN):
         anchors = Anchors(anchor_sizes(settings, trunk.strides), settings.rpn.anchor_ratios, trunk.strides)
         rpn_head = proposal_head(trunk.out_channels, anchors.num_anchors_per_location()[0], settings.rpn.channels)
         head = box_head(settings.head, trunk.out_channels, tail, settings.roi, size)
-        predictor = box_predictor(head.out_channels, num_classes, settings.roi)
+        width = head.out_channels * (2 if settings.global_context else 1)
+        predictor = box_predictor(width, num_classes, settings.roi)
         super().__init__(
             trunk,
             min_size=image_size[0],
@@ -65,7 +66,8 @@ class FasterRCNN(TorchvisionFasterRCNN):
         pooled = trunk.strides[: trunk.pooled_levels]
         pool = RegionPooling(pooled, size, settings.roi.pooling, settings.roi.sampling_ratio)
         self.rpn = RegionProposalNetwork(anchors, rpn_head, settings.rpn, seed)
-        self.roi_heads = RoIHeads(pool, head, predictor, trunk.pooled_levels, settings.roi, test, seed)
+        levels, has_context = trunk.pooled_levels, settings.global_context
+        self.roi_heads = RoIHeads(pool, head, predictor, levels, settings.roi, test, has_context, seed)
         self.register_buffer("pixel_mean", 255 * torch.tensor(settings.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(settings.image_std).view(3, 1, 1), persistent=False)
 
@@ -78,10 +80,14 @@ class FasterRCNN(TorchvisionFasterRCNN):
             ValueError: training without targets.
         """
         batch = images if isinstance(images, Batch) else self.prepare(images, targets)
-        features = list(self.backbone(self.normalize(batch)).values())
+        features = self.features(batch)
         proposals, proposal_losses = self.rpn(features, batch)
         detections, region_losses = self.roi_heads(features, proposals, batch)
         return {**region_losses, **proposal_losses} if self.training else detections
+
+    def features(self, batch: Batch) -> list[Tensor]:
+        """The trunk's maps (B, C, h, w) of the images, fine to coarse."""
+        return list(self.backbone(self.normalize(batch)).values())
 
     def normalize(self, batch: Batch) -> Tensor:
         """Images (B, 3, H, W) less the mean, over the deviation; 0 in the padding. Floating-point images are done."""

@@ -1,6 +1,6 @@
 """Region pooling: a feature of fixed size for each region, from one feature map or from a pyramid.
 
-Shapes: ``B`` images, ``R`` regions of an image, ``C`` channels, ``S`` rows and columns of a pooled region.
+Shapes: ``B`` images, ``R`` regions of all images, ``C`` channels, ``S`` rows and columns of a pooled region.
 """
 
 from typing import Literal
@@ -36,22 +36,25 @@ class RegionPooling(nn.Module):
         self.kind = kind
         self.sampling_ratio = sampling_ratio
 
-    def forward(self, maps: list[Tensor], regions: Tensor) -> Tensor:
-        """Pooled features (B*R, C, S, S) of `regions` (B, R, 4) in pixels from `maps` (B, C, h, w)."""
-        image = torch.arange(len(regions), device=regions.device, dtype=regions.dtype)
-        image = image.view(-1, 1, 1).expand(-1, regions.shape[1], 1)
+    def forward(self, maps: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
+        """Features (R, C, S, S) of `regions` (R, 4), in pixels of the `images` (R,) that they are in.
+
+        Args:
+            maps: (B, C, h, w), fine to coarse.
+            images: 0..B-1.
+        """
+        image = images.to(regions.dtype).unsqueeze(1)
         if len(maps) == 1:
-            return self._pool(maps[0], torch.cat((image, regions), dim=2), 1 / self.strides[0])
-        return self._pool(lay_out(maps), torch.cat((image, self._on_sheet(maps, regions)), dim=2), 1.0)
+            return self._pool(maps[0], torch.cat((image, regions), dim=1), 1 / self.strides[0])
+        return self._pool(lay_out(maps), torch.cat((image, self._on_sheet(maps, regions)), dim=1), 1.0)
 
     def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        regions = regions.flatten(0, 1)
         if self.kind == "max":
             return roi_pool(features.to(regions.dtype), regions, self.size, scale).to(features.dtype)
         return roi_align(features, regions, self.size, scale, self.sampling_ratio, aligned=False)
 
     def _on_sheet(self, maps: list[Tensor], regions: Tensor) -> Tensor:
-        """Regions (B, R, 4) in cells of the sheet that :func:`lay_out` makes."""
+        """Regions (R, 4) in cells of the sheet that :func:`lay_out` makes."""
         level = assign_levels(regions, self.strides)
         stride, left, top = (torch.zeros_like(regions[..., 0]) for _ in range(3))
         for number, (x, y) in enumerate(origins(maps)):
@@ -63,7 +66,7 @@ class RegionPooling(nn.Module):
 
 
 def assign_levels(regions: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Level (B, R), counted from 0 at the finest map, that each of `regions` (B, R, 4) is pooled from.
+    """Level (R,), counted from 0 at the finest map, that each of `regions` (R, 4) is pooled from.
 
     floor(4 + log2(sqrt(area) / 224)), limited to the maps there are (FPN paper, eq. 1; the 1e-6 is torchvision's).
     """

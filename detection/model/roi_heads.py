@@ -1,7 +1,8 @@
 """The region head: what is in each proposed region, and where exactly?
 
 Shapes: ``B`` images, ``N`` objects of an image after padding, ``P`` proposals, ``R`` regions of an image that are
-computed (sampled ones in training, all proposals at test time), ``K`` classes, ``D`` detections of an image.
+computed (sampled ones in training, all proposals at test time), ``K`` classes, ``C`` numbers that describe a region,
+``D`` detections of an image.
 ``*_logits`` before, ``*_scores`` after the softmax; label 0 is the background; ``*_deltas`` are encoded offsets.
 """
 
@@ -14,17 +15,15 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 from detection.batch import Batch
 from detection.config import InferenceSettings, RegionSettings
 from detection.model.assignment import match
-from detection.model.boxes import clip, decode, encode, full_precision, gather_boxes, unit_boxes
+from detection.model.boxes import decode, encode, full_precision, gather_boxes, unit_boxes
 from detection.model.losses import box_loss, class_loss, normalizer
-from detection.model.nms import nms_by_group
 from detection.model.pooling import RegionPooling
 from detection.model.rpn import Proposals
 from detection.model.sampling import random_keys, sample
+from detection.model.selection import RegionOutputs, select_detections
 
 STREAM = 2
 """Tells the draw of regions from the draw of anchors."""
-SMALLEST_SIDE = 1e-2
-"""Detections with a shorter side, in pixels, are dropped (torchvision)."""
 
 
 class Regions(NamedTuple):
@@ -49,6 +48,7 @@ class RoIHeads(TorchvisionRoIHeads):
         predictor: class logits and offsets of a vector.
         pooled_levels: how many of the first feature maps regions are pooled from.
         settings, test: see :mod:`detection.config`.
+        global_context: put the vector of the whole image beside that of each region.
         seed: of the regions that are sampled for the losses.
     """
 
@@ -60,6 +60,7 @@ class RoIHeads(TorchvisionRoIHeads):
         pooled_levels: int,
         settings: RegionSettings,
         test: InferenceSettings,
+        global_context: bool,
         seed: int,
     ) -> None:
         super().__init__(
@@ -77,6 +78,8 @@ class RoIHeads(TorchvisionRoIHeads):
         )
         self.pooled_levels = pooled_levels
         self.settings = settings
+        self.test = test
+        self.global_context = global_context
         self.seed = seed
 
     def forward(
@@ -89,17 +92,53 @@ class RoIHeads(TorchvisionRoIHeads):
         """
         if self.training:
             regions = self.select_regions(proposals, batch)
-            logits, deltas = self.predict(features, regions.boxes)
+            logits, deltas = self.predict(self.describe(features, regions.boxes, batch.sizes))
             return [], self.losses(logits, deltas, regions)
-        logits, deltas = self.predict(features, proposals.boxes)
-        return self.detect(logits, deltas, proposals, batch), {}
+        outputs = self.outputs(self.describe(features, proposals.boxes, batch.sizes), proposals.boxes)
+        return select_detections(outputs, proposals.is_valid, batch, self.test), {}
 
-    def predict(self, features: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, R, K+1) and offsets (B, R, K+1 or 1, 4) of the regions `boxes` (B, R, 4)."""
-        pooled = self.box_roi_pool(features[: self.pooled_levels], boxes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
-        shape = boxes.shape[:2]
+    def describe(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Tensor:
+        """What the two sibling layers read of the regions `boxes` (B, R, 4): vectors (B, R, C).
+
+        With global context the image itself, of rows and columns `sizes` (B, 2), is one region more. It takes part in
+        the same call, so that batch normalization in the head sees it among the regions.
+        """
+        if not self.global_context:
+            return self._vectors(features, boxes)
+        vectors = self._vectors(features, torch.cat((boxes, whole_images(sizes, boxes)), dim=1))
+        return beside(vectors[:, :-1], vectors[:, -1:].expand_as(vectors[:, :-1]))
+
+    def context(self, features: list[Tensor], sizes: Tensor) -> Tensor | None:
+        """The whole images' vectors (B, C), which go beside each region's; None without global context.
+
+        The image is pooled as one region and passes the same head (ResNet paper, appendix B).
+        """
+        if not self.global_context:
+            return None
+        return self._vectors(features, whole_images(sizes, sizes)).squeeze(1)
+
+    def vectors(self, features: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
+        """The head's vectors (n, C) of `regions` (n, 4) in `images` (n,), without context."""
+        return self.box_head(self.box_roi_pool(features[: self.pooled_levels], regions, images))
+
+    def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, R, K+1) and offsets (B, R, K+1 or 1, 4) of regions with the given vectors (B, R, C)."""
+        shape = vectors.shape[:2]
+        logits, deltas = self.box_predictor(vectors.flatten(0, 1))
         return full_precision(logits).view(*shape, -1), full_precision(deltas).view(*shape, -1, 4)
+
+    def outputs(self, vectors: Tensor, boxes: Tensor) -> RegionOutputs:
+        """Class scores and regressed boxes of the regions `boxes` (B, R, 4) with the given vectors (B, R, C)."""
+        logits, deltas = self.predict(vectors)
+        scores = logits.softmax(dim=-1)[..., 1:]
+        deltas = deltas if deltas.shape[2] == 1 else deltas[:, :, 1:]
+        decoded = decode(deltas, boxes.unsqueeze(2), self.settings.box_weights, self.settings.max_side_ratio)
+        return RegionOutputs(decoded.expand(*scores.shape, 4), scores)
+
+    def _vectors(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        """The head's vectors (B, R, C) of the regions `boxes` (B, R, 4)."""
+        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        return self.vectors(features, boxes.flatten(0, 1), images).unflatten(0, boxes.shape[:2])
 
     @torch.no_grad()
     def select_regions(self, proposals: Proposals, batch: Batch) -> Regions:
@@ -136,32 +175,19 @@ class RoIHeads(TorchvisionRoIHeads):
             "loss_box_reg": self.settings.box_weight * regression,
         }
 
-    def detect(self, logits: Tensor, deltas: Tensor, proposals: Proposals, batch: Batch) -> list[dict[str, Tensor]]:
-        """Detections of each image: `boxes` (D, 4) in pixels of the original image, `labels` and `scores` (D,)."""
-        scores = logits.softmax(dim=-1)[..., 1:]
-        is_likely = (scores > self.score_thresh) & proposals.is_valid.unsqueeze(-1)
-        detections = []
-        for image, likely in enumerate(is_likely):
-            region, label = likely.nonzero(as_tuple=True)
-            references, size = proposals.boxes[image, region], batch.sizes[image : image + 1]
-            offsets = of_class(deltas[image, region].unsqueeze(0), label.unsqueeze(0) + 1)
-            decoded = decode(offsets, references.unsqueeze(0), self.settings.box_weights, self.settings.max_side_ratio)
-            boxes = clip(decoded, size).squeeze(0)
-            found = self._suppress(boxes, scores[image, region, label], label)
-            ratio = (batch.original_sizes[image] / batch.sizes[image]).flip(0).repeat(2).to(boxes.dtype)
-            detections.append({**found, "boxes": found["boxes"] * ratio})
-        return detections
-
-    def _suppress(self, boxes: Tensor, scores: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The best of one image's candidates (n, 4), without empty ones and near-duplicates of their class."""
-        place = ((boxes[:, 2:] - boxes[:, :2]).amin(dim=1) >= SMALLEST_SIDE).nonzero().squeeze(1)
-        kept = nms_by_group(boxes[place], scores[place], label[place], self.nms_thresh, self.detections_per_img)
-        kept = place[kept]
-        return {"boxes": boxes[kept], "labels": label[kept] + 1, "scores": scores[kept]}
-
 
 def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     """Offsets (B, R, 4) that belong to `labels` (B, R), out of (B, R, K+1, 4), or (B, R, 1, 4) when class-agnostic."""
     if deltas.shape[2] == 1:
         return deltas.squeeze(2)
     return deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+
+
+def whole_images(sizes: Tensor, like: Tensor) -> Tensor:
+    """Each image as a region (B, 1, 4), from rows and columns (B, 2); of the type of `like`."""
+    return torch.cat((torch.zeros_like(sizes), sizes.flip(1)), dim=1).unsqueeze(1).to(like.dtype)
+
+
+def beside(vectors: Tensor, context: Tensor | None) -> Tensor:
+    """Vectors (..., C) of regions and behind each the context (..., C) of its image: (..., 2C); unchanged without."""
+    return vectors if context is None else torch.cat((vectors, context), dim=-1)

@@ -24,12 +24,14 @@ from detection.evaluation.scores import Scores
 from detection.files import replacing, unused
 from detection.finalize import finalize
 from detection.inference.devices import choose_device
+from detection.inference.ensemble import Member
 from detection.inference.predictor import Predictor
 from detection.inspection.draw import SHEET_IMAGES, save_picture, training_sheet
 from detection.inspection.report import Reported, write_report
 from detection.inspection.results import Judged, write_results
-from detection.model.build import build_detector, init_from, load_state, stages
+from detection.model.build import build_detector, load_state, stages
 from detection.model.faster_rcnn import FasterRCNN
+from detection.model.transfer import init_from
 from detection.training.log import RunLog
 from detection.training.loop import Loop
 
@@ -139,7 +141,7 @@ class Run:
         """Score the validation set; the best weights so far go to ``best.pt``."""
         self.log.say(f"iteration {step}: predicting {len(self.val_set)} images of {self.config.data.val}")
         ids = self.train_set.own_category_ids()
-        predictor = Predictor(self.loop.scored_detector, self.names, self.config, self.loop.device, ids)
+        predictor = Predictor([Member(self.loop.scored_detector, self.config)], self.names, self.loop.device, ids)
         detections = predictor.predict(self.val_set, self.log.share("predicted"))
         self.loop.best = distributed.on_main(lambda: self._score(step, detections))
 
@@ -251,10 +253,9 @@ def require_same_classes(before: list[str], now: tuple[str, ...], path: str) -> 
 
 
 def start_from(detector: FasterRCNN, names: tuple[str, ...], path: str) -> str:
-    """Take over the weights of another run; returns one line on what was taken."""
+    """Take over the weights of another run; says what was taken, and which classes start anew."""
     state = checkpoint.load(path)
-    same = tuple(state.get("class_names", ())) == names
-    return init_from(detector, checkpoint.weights(state), same, path)
+    return init_from(detector, names, checkpoint.weights(state), state.get("class_names", ()), path)
 
 
 def prepare_folder(config: Config, is_new: bool) -> Path:

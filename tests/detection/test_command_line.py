@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection import command_line
-from detection.command_line import explicit_settings, overlay, parse, parse_for, parse_over_checkpoint, run_tool
+from detection.command_line import (
+    Arguments,
+    explicit_settings,
+    overlay,
+    parse,
+    parse_for,
+    parse_over_checkpoint,
+    run_tool,
+)
 from detection.config import Config, to_dict
 from detection.errors import UserError
 
@@ -260,6 +268,29 @@ def test_tool_with_few_settings_takes_recipes_with_all(tmp_path: Path) -> None:
 def test_tool_refuses_settings_without_use(flag: str) -> None:
     with pytest.raises(UserError, match=f"^{flag}: this tool has no use for the setting"):
         parse_for("score_det.py", "", [flag, "3"], {}, ONLY_DATA)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--model.global_context=true", "--model.roi.class_agnostic", "--backbone", "--weights"]
+)
+def test_tool_with_a_checkpoint_says_that_the_detector_is_fixed(flag: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_over_checkpoint("eval_det.py", "", ["--checkpoint", "a.pt", flag, "x"], ARGUMENTS, ("data", "test"))
+    reason = "this is fixed when a detector is trained and comes with its checkpoint; give it to train_det.py"
+    assert str(caught.value) == f"{flag.partition('=')[0]}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"), [(ARGUMENTS, "--train.lr"), (ARGUMENTS, "--seed"), ({}, "--model.norm"), ({}, "--backbone")]
+)
+def test_all_else_without_use_is_said_as_before(arguments: Arguments, flag: str) -> None:
+    with pytest.raises(UserError, match=f"^{flag}: this tool has no use for the setting; --help lists"):
+        parse_over_checkpoint("t", "", [flag, "3"], arguments, ("data", "test"))
+
+
+def test_tool_with_a_checkpoint_may_take_settings_of_the_detector() -> None:
+    given = ["--checkpoint", "a.pt", "--input", "b", "--model.head", "fc"]
+    assert parse_over_checkpoint("t", "", given, ARGUMENTS, ("model.head",))[1] == {"model": {"head": "fc"}}
 
 
 def test_tool_without_checkpoint_checks_ranges() -> None:

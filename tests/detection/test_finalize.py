@@ -45,6 +45,11 @@ def test_the_default_settings_agree():
         ("model.roi.dropout", 2.0),
         ("test.nms_iou", -0.3),
         ("test.score_threshold", 1.01),
+        ("test.refine_rounds", 0),
+        ("test.refine_rounds", -2),
+        ("test.vote_iou", -0.1),
+        ("test.vote_iou", 1.5),
+        ("test.vote_iou", float("nan")),
         ("train.ema_decay", 1.0),
         ("data.workers", -1),
         ("data.augment.crop", 1.2),
@@ -125,6 +130,39 @@ def test_a_value_that_could_only_crash_or_harm_is_named(name, bad):
 def test_a_contradiction_names_both_settings(settings, named):
     sentence = refusal(settings)
     assert all(words in sentence for words in named), sentence
+
+
+@pytest.mark.parametrize(
+    ("scales", "shown", "reason"),
+    [
+        ([600, 400], "[600,400]", "sizes in pixels that increase, as [200,400,600,800,1000]"),
+        ([200, 600, 400], "[200,600,400]", "increase"),
+        ([400, 400], "[400,400]", "increase"),
+        ([0, 400], "[0,400]", "sizes in pixels that increase"),
+        ([-200, 400], "[-200,400]", "sizes in pixels that increase"),
+        ([600], "[600]", "two adjacent scales; give two or more, or none"),
+        ([0], "[0]", "two or more"),
+    ],
+)
+def test_scales_that_are_no_pyramid_are_shown_with_the_reason(scales, shown, reason):
+    sentence = refusal({"test.scales": scales})
+    assert sentence.startswith(f"test.scales {shown}: ") and reason in sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"test.scales": []},
+        {"test.scales": [200, 400, 600, 800, 1000]},
+        {"test.scales": [1, 2]},
+        {"test.refine_rounds": 1},
+        {"test.vote_iou": 1.0},
+        {"test.vote_iou": 0.5, "test.flip": True},  # a vote needs no refinement
+    ],
+)
+def test_test_settings_at_their_limits_are_taken_as_they_are(settings):
+    given = changed(settings)
+    assert finalize(given)[0] == given
 
 
 def test_a_batch_must_be_shared_equally_by_all_processes():

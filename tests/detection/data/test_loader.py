@@ -15,9 +15,9 @@ import torch
 
 from detection.batch import Batch
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import Annotations, Sample, for_training
+from detection.data.dataset import Annotations, ImageSize, Sample, for_training
 from detection.data.loader import (
-    DetectionDataset,
+    ScoringDataset,
     TrainingBatches,
     collate,
     pad_batch,
@@ -25,16 +25,16 @@ from detection.data.loader import (
     scoring_loader,
     training_loader,
 )
-from detection.data.transforms import TestTransform
 from detection.data.voc import read_voc
 from detection.errors import UserError
 
 TENSORS = ("images", "sizes", "original_sizes", "positions", "gt_boxes", "gt_labels", "gt_ignore", "image_indices")
+SIZE = ImageSize(36, 64, padding=16)
 AUGMENT = AugmentSettings(crop=0.3, hflip=0.5, vflip=0.5, colour=0.3, scale_jitter=(0.8, 1.2))
 
 
 def _settings(workers: int = 0, **changes: object) -> DataSettings:
-    values = {"min_size": (32, 40), "max_size": 64, "test_min_size": 36, "test_max_size": 64, "augment": AUGMENT}
+    values = {"min_size": (32, 40), "max_size": 64, "augment": AUGMENT}
     return DataSettings(**{**values, "workers": workers, **changes})
 
 
@@ -152,14 +152,14 @@ def test_images_left_out_never_come_and_the_rest_keep_their_objects(data: Annota
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_scoring_sees_every_image_once_in_its_own_padding(data: Annotations, world_size: int) -> None:
-    settings, seen = _settings(workers=world_size - 1), []
-    transform = TestTransform(settings)
+    seen = []
     for rank in range(world_size):
-        loader = scoring_loader(data, settings, batch_size=3, padding=16, rank=rank, world_size=world_size)
+        loader = scoring_loader(data, [SIZE], batch_size=3, workers=world_size - 1, rank=rank, world_size=world_size)
         indices = []
-        for batch in loader:
+        for images in loader:
+            batch = images[SIZE]
             for index, size in zip(batch.image_indices.tolist(), batch.sizes.tolist(), strict=True):
-                expected = transform.size(tuple(data.sizes[index].tolist()))
+                expected = SIZE.resized(tuple(data.sizes[index].tolist()))
                 assert tuple(size) == expected and tuple(batch.images.shape[-2:]) == padded_size(expected, 16)
             assert torch.equal(batch.positions, batch.image_indices) and len(batch) <= 3
             indices += batch.image_indices.tolist()
@@ -210,7 +210,7 @@ def test_padding_further_equals_collating_larger() -> None:
 def test_mistakes_in_a_worker_arrive_as_their_sentence(data: Annotations, workers: int) -> None:
     Path(data.image_paths[4]).write_bytes(b"no image")
     with pytest.raises(UserError) as error:
-        list(scoring_loader(data, _settings(workers), batch_size=2, padding=16))
+        list(scoring_loader(data, [SIZE], batch_size=2, workers=workers))
     assert str(error.value).startswith(f"{data.image_paths[4]}: the image does not decode")
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
@@ -243,7 +243,7 @@ def test_workers_outlive_a_signal_to_all_but_not_the_main_process(data: Annotati
 def test_an_image_of_another_size_is_named(data: Annotations) -> None:
     data.sizes[2] = (10, 20)
     with pytest.raises(UserError, match=r"2\.jpg: the image has 58 x 40 pixels, its annotation says 20 x 10"):
-        DetectionDataset(data, TestTransform(_settings()))[0, 2]
+        ScoringDataset(data, [SIZE])[0, 2]
 
 
 def test_the_global_random_state_is_left_alone(data: Annotations) -> None:
@@ -251,7 +251,7 @@ def test_the_global_random_state_is_left_alone(data: Annotations) -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
     _take(_training(data), 2)
-    list(scoring_loader(data, _settings(), batch_size=2, padding=16))
+    list(scoring_loader(data, [SIZE], batch_size=2, workers=0))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -310,7 +310,7 @@ def test_the_data_set_can_be_sent_to_a_fresh_process(data: Annotations) -> None:
 
 def test_real_images_through_two_workers(shared_data: Path) -> None:
     data = read_voc(shared_data / "VOCdevkit", "2007/val")
-    settings = DataSettings(test_min_size=96, test_max_size=160, workers=2)
-    batches = list(scoring_loader(data, settings, batch_size=8, padding=32))
+    size = ImageSize(96, 160, padding=32)
+    batches = [images[size] for images in scoring_loader(data, [size], batch_size=8, workers=2)]
     assert sorted(torch.cat([batch.image_indices for batch in batches]).tolist()) == list(range(80))
     assert sum(int((batch.gt_labels > 0).sum()) for batch in batches) == len(data.boxes)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import resized_size
+from detection.data.dataset import ImageSize, resized_size
 from detection.data.transforms import TestTransform, TrainTransform, Transformed
 
 PLAIN = AugmentSettings(hflip=0.0)
@@ -148,8 +148,7 @@ def test_a_crop_without_objects_keeps_half_of_each_side() -> None:
 def test_at_test_time_images_are_only_resized() -> None:
     image = np.random.default_rng(1).integers(0, 256, (50, 100, 3), np.uint8)
     boxes, labels = np.array([[10, 20, 60, 40]], np.float32), np.array([3])
-    transform = TestTransform(_settings(AugmentSettings()))
-    done = transform(image, boxes, labels, np.array([True]))
-    assert done.image.shape[:2] == transform.size((50, 100)) == resized_size((50, 100), 48, 80) == (40, 80)
+    done = TestTransform(ImageSize(48, 80, padding=32))(image, boxes, labels, np.array([True]))
+    assert done.image.shape[:2] == resized_size((50, 100), 48, 80) == (40, 80)
     assert done.boxes == pytest.approx(boxes * 0.8) and done.original_size == (50, 100)
     assert done.labels.tolist() == [3] and done.ignore.tolist() == [True]

@@ -222,9 +222,9 @@ def test_the_batch_size_makes_no_difference(predictor, tiny_config, tiny_run):
 
 def test_a_detector_in_training_mode_predicts_all_the_same(predictor, picture):
     expected = predictor(picture)
-    predictor.detector.train()
+    predictor.members[0].detector.train()
     same(predictor(picture), expected)
-    assert not any(module.training for module in predictor.detector.modules())
+    assert not any(module.training for module in predictor.members[0].detector.modules())
 
 
 def some(*images):
@@ -251,11 +251,13 @@ def test_an_image_that_is_missing_or_computed_twice_is_a_fault(seen):
 def test_a_detector_is_loaded_with_its_names_settings_and_average(tiny_run, predictor):
     assert predictor.class_names == CLASSES
     assert predictor.config.model.pyramid_channels == 16
-    assert not predictor.detector.training
+    assert not predictor.members[0].detector.training
     last = load_detector(tiny_run, "cpu")
     average = checkpoint.load(tiny_run)["ema"]
     for loaded in (predictor, last):
-        assert all(torch.equal(tensor, average[name]) for name, tensor in loaded.detector.state_dict().items())
+        assert all(
+            torch.equal(tensor, average[name]) for name, tensor in loaded.members[0].detector.state_dict().items()
+        )
 
 
 def test_settings_are_laid_over_those_of_the_run(tiny_run, picture):

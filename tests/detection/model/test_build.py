@@ -7,11 +7,7 @@ import torch
 
 from detection.config import from_dict
 from detection.errors import UserError
-from detection.model.build import build_detector, class_names_of, difference, init_from, load_state, stages
-
-PREDICTOR = {
-    f"roi_heads.box_predictor.{layer}.{part}" for layer in ("cls_score", "bbox_pred") for part in ("weight", "bias")
-}
+from detection.model.build import build_detector, class_names_of, difference, load_state, stages
 
 
 def detector(settings, classes=4, seed=0, **model):
@@ -58,39 +54,6 @@ def test_difference_lists_what_is_missing_left_over_and_of_another_shape():
     state = {"weight": torch.zeros(3, 4), "scale": torch.zeros(1)}
     assert difference(layer, state) == ["bias is missing", "scale has no place", "weight is (3, 4) instead of (3, 2)"]
     assert difference(layer, layer.state_dict()) == []
-
-
-def test_starting_from_other_classes_keeps_all_but_the_predictor(tiny_config):
-    given, taking = weights(detector(tiny_config, classes=7, seed=1)), detector(tiny_config, seed=2)
-    before = weights(taking)
-    sentence = init_from(taking, given, same_classes=False, path="runs/a/best.pt")
-    assert "runs/a/best.pt" in sentence
-    assert "class and box layers start anew (other classes)" in sentence
-    after = taking.state_dict()
-    assert PREDICTOR < set(after)
-    for name, tensor in after.items():
-        assert torch.equal(tensor, before[name] if name in PREDICTOR else given[name]), name
-
-
-def test_as_many_classes_of_other_names_also_start_anew(tiny_config):
-    given, taking = weights(detector(tiny_config, seed=1)), detector(tiny_config, seed=2)
-    before = weights(taking)
-    init_from(taking, given, same_classes=False, path="a.pt")
-    assert all(torch.equal(taking.state_dict()[name], before[name]) for name in PREDICTOR)
-
-
-def test_starting_from_the_same_classes_keeps_the_predictor_too(tiny_config):
-    given, taking = weights(detector(tiny_config, seed=1)), detector(tiny_config, seed=2)
-    assert (
-        init_from(taking, given, same_classes=True, path="a.pt") == "weights from a.pt, with its class and box layers"
-    )
-    assert all(torch.equal(tensor, given[name]) for name, tensor in taking.state_dict().items())
-
-
-def test_starting_from_another_architecture_is_refused(tiny_config):
-    given = detector({**tiny_config, "backbone": "resnet34"}, classes=7).state_dict()
-    with pytest.raises(UserError, match="another architecture"):
-        init_from(detector(tiny_config), given, same_classes=False, path="a.pt")
 
 
 def test_class_names_are_taken_or_missed():

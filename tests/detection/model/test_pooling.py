@@ -58,6 +58,12 @@ def assert_same_with_gradients(found: Tensor, expected: Tensor, maps: list[Tenso
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-9)
 
 
+def pooled(pool: RegionPooling, maps: list[torch.Tensor], regions: torch.Tensor) -> torch.Tensor:
+    """The regions (B, R, 4), image after image."""
+    images = torch.arange(len(regions)).repeat_interleave(regions.shape[1])
+    return pool(maps, regions.flatten(0, 1), images)
+
+
 def test_levels_equal_torchvision() -> None:
     regions = random_regions(0, 500, 1.0)
     sides = [size * factor for size in (56, 112, 224, 448, 896) for factor in (1 - 1e-9, 1, 1 + 1e-9)]
@@ -71,7 +77,7 @@ def test_levels_equal_torchvision() -> None:
 @pytest.mark.parametrize("size", [7, 14])
 def test_aligned_regions_of_a_pyramid_equal_torchvision(size: int) -> None:
     maps, regions = pyramid(1), random_regions(1, 60, SMALLEST_SIDE)
-    found = RegionPooling(STRIDES, size, "align", 2)(maps, regions)
+    found = pooled(RegionPooling(STRIDES, size, "align", 2), maps, regions)
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], size, 2)
     named = dict(zip(["0", "1", "2", "3"], maps, strict=True))
     assert_same_with_gradients(found, theirs(named, list(regions), [(HEIGHT, WIDTH)] * 2), maps)
@@ -82,7 +88,7 @@ def test_tiny_regions_off_the_border_equal_torchvision() -> None:
     regions = random_regions(2, 40, 1e-3).clamp(max=HEIGHT - 8)
     regions = torch.cat((regions[..., :2].clamp(max=HEIGHT - 9), regions[..., 2:]), dim=-1)
     regions[:, :10, 2:] = regions[:, :10, :2] + 1e-3  # some are next to nothing
-    found = RegionPooling(STRIDES, 7, "align", 2)(maps, regions)
+    found = pooled(RegionPooling(STRIDES, 7, "align", 2), maps, regions)
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     named = dict(zip(["0", "1", "2", "3"], maps, strict=True))
     assert_same_with_gradients(found, theirs(named, list(regions), [(HEIGHT, WIDTH)] * 2), maps)
@@ -101,7 +107,7 @@ def test_every_region_is_pooled_from_its_own_level_with_a_repeated_edge(kind: st
          [0, HEIGHT - 1e-3, WIDTH, HEIGHT], [100, HEIGHT - 28 * 4, 160, HEIGHT], [WIDTH - 28 * 8, 100, WIDTH, 240]],
         dtype=torch.float64,
     )  # fmt: skip
-    found = RegionPooling(STRIDES, 7, kind, 2)(maps, regions)
+    found = pooled(RegionPooling(STRIDES, 7, kind, 2), maps, regions)
     assert_same_with_gradients(found, one_by_one(maps, regions, kind, 7, edge=2), maps)
 
 
@@ -109,14 +115,14 @@ def test_max_pooled_regions_of_a_pyramid_equal_torchvision() -> None:
     """Where no bin lies wholly beyond the map: regions off the border, or of at least 7 cells each way."""
     maps, inside = pyramid(4), torch.tensor([WIDTH, HEIGHT] * 2, dtype=torch.float64) - SMALLEST_SIDE
     regions = torch.cat((random_regions(4, 60, 1.0) * inside / (inside + SMALLEST_SIDE), random_regions(4, 30, 224)), 1)
-    found = RegionPooling(STRIDES, 7, "max", 2)(maps, regions)
+    found = pooled(RegionPooling(STRIDES, 7, "max", 2), maps, regions)
     assert_same_with_gradients(found, one_by_one(maps, regions, "max", 7, edge=0), maps)
 
 
 @pytest.mark.parametrize("kind", ["align", "max"])
 def test_a_single_map_equals_torchvision(kind: str) -> None:
     maps, regions = pyramid(5, strides=(16,)), random_regions(5, 60, 1.0)
-    found = RegionPooling((16,), 14, kind, 2)(maps, regions)
+    found = pooled(RegionPooling((16,), 14, kind, 2), maps, regions)
     operator = roi_pool if kind == "max" else lambda *arguments: roi_align(*arguments, sampling_ratio=2)
     assert_same_with_gradients(found, operator(maps[0], list(regions), 14, 1 / 16), maps)
 
@@ -127,6 +133,4 @@ def test_strides_are_not_inferred_from_the_first_batch() -> None:
     for rows in (2, 32):
         features = torch.randn(1, 2, rows, 40, dtype=torch.float64)
         region = torch.tensor([[[20.0, 3.0, 90.0, 30.0]]], dtype=torch.float64)
-        torch.testing.assert_close(
-            pool(features[None].unbind(0), region), roi_align(features, [region[0]], 7, 1 / 16, 2)
-        )
+        torch.testing.assert_close(pooled(pool, [features], region), roi_align(features, [region[0]], 7, 1 / 16, 2))

@@ -31,7 +31,7 @@ def heads(**changes: object) -> RoIHeads:
     settings = dataclasses.replace(SETTINGS, **changes)
     head = box_head("fpn", CHANNELS, None, settings, 3)
     predictor = box_predictor(6, CLASSES, settings)
-    return RoIHeads(RegionPooling((8,), 3, "align", 2), head, predictor, 1, settings, TEST, seed=5).double()
+    return RoIHeads(RegionPooling((8,), 3, "align", 2), head, predictor, 1, settings, TEST, False, seed=5).double()
 
 
 def features(seed: int, images: int = 3) -> list[Tensor]:
@@ -141,7 +141,7 @@ def test_losses_and_gradients_equal_the_loop(agnostic: bool) -> None:
     roi_heads, (proposals, batch), maps = heads(class_agnostic=agnostic, box_weight=3.0), scene(2), features(2)
     _, losses = roi_heads(maps, proposals, batch)
     regions = roi_heads.select_regions(proposals, batch)
-    logits, deltas = roi_heads.predict(maps, regions.boxes)
+    logits, deltas = roi_heads.predict(roi_heads.describe(maps, regions.boxes, batch.sizes))
     assert logits.shape == (3, 16, 4) and deltas.shape == (3, 16, 1 if agnostic else 4, 4)
     classification, regression = [], []
     for image, place in regions.is_sampled.nonzero().tolist():
@@ -233,7 +233,7 @@ def test_detections_equal_the_loop(agnostic: bool) -> None:
     batch.original_sizes[1] = torch.tensor([45.0, 200.0])  # each axis has its own factor
     with torch.no_grad():
         detections, losses = roi_heads(maps, proposals, batch)
-        logits, deltas = roi_heads.predict(maps, proposals.boxes)
+        logits, deltas = roi_heads.predict(roi_heads.describe(maps, proposals.boxes, batch.sizes))
     assert losses == {}
     for image, result in enumerate(detections):
         expected = slow_detections(logits, deltas, proposals, batch, image)

@@ -1,0 +1,106 @@
+"""Several detectors as one: the union of their proposals, the mean of what they say of it (ResNet paper, appendix B).
+
+A single detector is an ensemble of one. Here the parts of a prediction meet: proposals, image pyramid, mirrored image,
+refinement, selection.
+
+Shapes: ``B`` images, ``P`` proposals of an image, ``D`` detections of an image. Regions and boxes are in pixels of the
+reference: the images at the size that the first detector's proposals come from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detection.batch import Batch
+from detection.config import Config
+from detection.data.dataset import ImageSize
+from detection.data.loader import Images
+from detection.inference.pyramid import ImagePyramid, Scorer, level_of, mean_of, mirror_images, mirrored
+from detection.inference.refine import refine
+from detection.model.faster_rcnn import FasterRCNN
+from detection.model.rpn import Proposals
+from detection.model.selection import select_detections
+
+
+class Sight(NamedTuple):
+    """What a detector sees in a batch of images."""
+
+    proposals: Proposals
+    """(B, P, 4) in pixels of the reference."""
+    score: Scorer
+    """What it says of any region."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A detector and the settings that it is run with."""
+
+    detector: FasterRCNN
+    config: Config
+
+    @property
+    def proposal_size(self) -> ImageSize:
+        """The size at which proposals are made."""
+        return ImageSize(self.config.data.test_min_size, self.config.data.test_max_size, self.config.model.padding)
+
+    @property
+    def region_sizes(self) -> list[ImageSize]:
+        """The sizes that regions are pooled from; the limit of the longer side grows with the shorter one."""
+        base = self.proposal_size
+        grown = base.longest / base.shorter
+        return [ImageSize(scale, grown * scale, base.padding) for scale in self.config.test.scales] or [base]
+
+    def look(self, images: Images, reference: Tensor) -> Sight:
+        """Run trunk and proposal network on `images`, which hold all sizes of the detector.
+
+        Args:
+            reference: (B, 2) sizes of the images at the reference.
+        """
+        sizes = dict.fromkeys((self.proposal_size, *self.region_sizes))
+        features = {size: self.detector.features(images[size]) for size in sizes}
+        proposals = self._propose(features[self.proposal_size], images[self.proposal_size], reference)
+        scorers = [self._pyramid({size: images[size] for size in self.region_sizes}, features, reference)]
+        if self.config.test.flip:
+            flipped = {size: mirror_images(images[size]) for size in self.region_sizes}
+            features = {size: self.detector.features(batch) for size, batch in flipped.items()}
+            scorers.append(mirrored(self._pyramid(flipped, features, reference), reference[:, 1]))
+        return Sight(proposals, mean_of(scorers))
+
+    def _propose(self, features: list[Tensor], batch: Batch, reference: Tensor) -> Proposals:
+        proposals, _ = self.detector.rpn(features, batch)
+        ratio = (reference / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)
+        return proposals._replace(boxes=proposals.boxes * ratio)
+
+    def _pyramid(self, images: Images, features: dict[ImageSize, list[Tensor]], reference: Tensor) -> ImagePyramid:
+        heads = self.detector.roi_heads
+        return ImagePyramid(heads, [level_of(heads, features[size], images[size], reference) for size in images])
+
+
+def sizes_of(members: Sequence[Member]) -> list[ImageSize]:
+    """Every size that one of the members looks at, once."""
+    return list(dict.fromkeys(size for member in members for size in (member.proposal_size, *member.region_sizes)))
+
+
+def detect(members: Sequence[Member], images: Images) -> list[dict[str, Tensor]]:
+    """The detections of each image: `boxes` (D, 4) in pixels of the original image, `labels` 1..K and `scores` (D,).
+
+    The first member's settings say how detections are selected and how often regions are refined.
+
+    Args:
+        members: at least one, with the same classes, in evaluation mode.
+        images: a batch at each size of :func:`sizes_of`, on the detectors' device.
+    """
+    batch, settings = images[members[0].proposal_size], members[0].config.test
+    sights = [member.look(images, batch.sizes) for member in members]
+    regions = unite([sight.proposals for sight in sights])
+    rounds = settings.refine_rounds if settings.refine else 0
+    outputs = refine(mean_of([sight.score for sight in sights]), regions.boxes, batch.sizes, rounds)
+    return select_detections(outputs, regions.is_valid.repeat(1, rounds + 1), batch, settings)
+
+
+def unite(proposals: Sequence[Proposals]) -> Proposals:
+    """All proposals of each image, one detector's after another's."""
+    return Proposals(*(torch.cat(parts, dim=1) for parts in zip(*proposals, strict=True)))
