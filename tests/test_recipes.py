@@ -176,12 +176,12 @@ def test_the_plus_recipes_differ_from_the_plain_ones_where_appendix_b_does():
         "train.steps": [40000],
         "train.eval_every": 0,
         "test.refine": True,
-        "test.vote_iou": 0.5,
+        "test.vote_iou": 0.8,
         "test.scales": [200, 400, 600, 800, 1000],
     }
 
 
-REFINE = {"test.refine": True, "test.vote_iou": 0.5, "test.nms_iou": 0.3}
+REFINE = {"test.refine": True, "test.vote_iou": 0.8, "test.nms_iou": 0.3}
 MULTISCALE = {"test.scales": [200, 400, 600, 800, 1000]}
 TEST_SETTINGS = {
     "refine": REFINE,
@@ -189,7 +189,7 @@ TEST_SETTINGS = {
     "flip": {"test.flip": True},
     "plus": {**REFINE, **MULTISCALE},
 }
-"""ResNet paper, appendix B; IoU of the vote from MR-CNN's code."""
+"""ResNet paper, appendix B; IoU of the vote from Detectron."""
 
 
 def flat(config):

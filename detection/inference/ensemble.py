@@ -49,9 +49,9 @@ class Member:
     @property
     def region_sizes(self) -> list[ImageSize]:
         """The sizes that regions are pooled from; the limit of the longer side grows with the shorter one."""
-        base = self.proposal_size
-        grown = base.longest / base.shorter
-        return [ImageSize(scale, grown * scale, base.padding) for scale in self.config.test.scales] or [base]
+        base, scales = self.proposal_size, self.config.test.scales
+        # Multiplied first: the size of the proposals then comes out exactly as it is, and is not seen twice.
+        return [ImageSize(scale, base.longest * scale / base.shorter, base.padding) for scale in scales] or [base]
 
     def look(self, images: Images, reference: Tensor) -> Sight:
         """Run trunk and proposal network on `images`, which hold all sizes of the detector.

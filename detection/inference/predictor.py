@@ -4,6 +4,7 @@ Shapes: ``D`` detections, of one image in a :class:`Prediction`, of all images i
 :class:`~detection.evaluation.detections.Detections`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,20 @@ from detection.data.dataset import Annotations, Sample, read_image, resize, to_r
 from detection.data.loader import Images, collate_sizes, scoring_loader
 from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
-from detection.finalize import check
+from detection.finalize import check, value_of
 from detection.inference.devices import autocast, choose_device, choose_precision, place
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.model.build import build_detector, class_names_of, load_state
+from detection.plain import plain
+
+ARCHITECTURE = (
+    "backbone",
+    *(f"model.{name}" for name in ("head", "norm", "pyramid_channels", "global_context", "image_mean", "image_std")),
+    *(f"model.rpn.{name}" for name in ("channels", "anchor_sizes", "anchor_ratios")),
+    *(f"model.roi.{name}" for name in ("pooling", "pool_size", "sampling_ratio", "hidden", "class_agnostic")),
+    "model.roi.box_weights",
+)
+"""Settings that a trained detector's weights belong to; some would change results without a word."""
 
 ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -158,17 +169,23 @@ def _load_member(
     trained = from_dict(state["config"])
     config = from_dict(overlay(to_dict(trained), settings))
     check(config)
-    if config.model.global_context != trained.model.global_context:
-        way = ("without", "on") if config.model.global_context else ("with", "off")
-        raise UserError(
-            f"{path}: the detector was trained {way[0]} global context, so model.global_context cannot be switched "
-            f"{way[1]} now; leave it out, or train a detector anew with train_det.py"
-        )
+    _require_same_architecture(trained, config, path)
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
     detector = place(detector, device, config.train.channels_last).eval()
     return Member(detector, config), names, tuple(state.get("category_ids", ()))
+
+
+def _require_same_architecture(trained: Config, asked: Config, path: str | Path) -> None:
+    """Raises a UserError when settings were laid over a checkpoint that only training can change."""
+    for name in ARCHITECTURE:
+        before, now = plain(value_of(trained, name)), plain(value_of(asked, name))
+        if before != now:
+            raise UserError(
+                f"{path}: the detector was trained with {name} {json.dumps(before)}, which cannot become "
+                f"{json.dumps(now)} now; leave it out (--config takes files of test settings here), or train anew"
+            )
 
 
 def _require_same_classes(first: str | Path, names: tuple[str, ...], other: str | Path, its: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from detection.model.selection import RegionOutputs
 CANONICAL_AREA = 224.0**2
 """Square pixels of the image that networks are trained on for ImageNet: a region is pooled best at about this area."""
 SMALLEST_AREA = 1e-4
-"""Regions are treated as no smaller, in square pixels, so that the logarithm stays finite."""
+"""Square pixels of the reference below which regions count as this large, so that the logarithm stays finite."""
 
 Scorer = Callable[[Tensor], RegionOutputs]
 """What a detector, or several, say of regions (B, R, 4) of the images at hand."""
@@ -72,16 +72,16 @@ class ImagePyramid:
         if len(self.levels) == 1:
             return torch.zeros(regions.shape[:2], dtype=torch.int64, device=regions.device)
         growth = torch.stack([level.ratio[:, 0] * level.ratio[:, 1] for level in self.levels], dim=-1)
-        return choose_pairs(area(regions).unsqueeze(-1) * growth.unsqueeze(1))
+        return choose_pairs(area(regions).clamp(min=SMALLEST_AREA).unsqueeze(-1) * growth.unsqueeze(1))
 
 
 def choose_pairs(areas: Tensor) -> Tensor:
     """The first (...) of the two adjacent sizes whose areas of a region (..., S) are together nearest to 224 x 224.
 
     Nearest is the smallest sum of |log(area / 224^2)|, so that half and double are equally far. The paper leaves open
-    how the two are picked.
+    how the two are picked. Areas are above 0.
     """
-    distance = (areas.clamp(min=SMALLEST_AREA) / CANONICAL_AREA).log().abs()
+    distance = (areas / CANONICAL_AREA).log().abs()
     return (distance[..., :-1] + distance[..., 1:]).argmin(dim=-1)
 
 

@@ -115,7 +115,7 @@ class RoIHeads(TorchvisionRoIHeads):
         """
         if not self.global_context:
             return None
-        return self._vectors(features, whole_images(sizes, sizes)).squeeze(1)
+        return self._vectors(features, whole_images(sizes, full_precision(features[0]))).squeeze(1)
 
     def vectors(self, features: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
         """The head's vectors (n, C) of `regions` (n, 4) in `images` (n,), without context."""

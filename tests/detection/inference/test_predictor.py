@@ -1,6 +1,7 @@
 """A trained detector on loose images and on data sets: the same pixels give the same detections."""
 
 import dataclasses
+import re
 import shutil
 import zlib
 
@@ -283,10 +284,24 @@ def test_checkpoints_that_are_missing_damaged_or_do_not_fit_are_named(tiny_run, 
     damaged.write_bytes((tiny_run / "best.pt").read_bytes()[:100_000])
     with pytest.raises(UserError, match="damaged.pt: the checkpoint is damaged"):
         load_detector(damaged, "cpu")
-    with pytest.raises(UserError, match="best.pt: the checkpoint is of another architecture"):
-        load_detector(tiny_run / "best.pt", "cpu", {"backbone": "resnet34"})
-    with pytest.raises(UserError, match="resnet8"):
-        load_detector(tiny_run / "best.pt", "cpu", {"backbone": "resnet8"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "resnet34"}, 'backbone "resnet18", which cannot become "resnet34"'),
+        ({"model": {"image_mean": [0.5, 0.5, 0.5]}}, "model.image_mean [0.485, 0.456, 0.406], which cannot become"),
+        ({"model": {"roi": {"pooling": "max"}}}, 'model.roi.pooling "align", which cannot become "max"'),
+        ({"model": {"rpn": {"anchor_sizes": [8, 16, 32, 48, 96]}}}, r"which cannot become [8, 16, 32, 48, 96]"),
+    ],
+)
+def test_what_a_detector_was_trained_with_cannot_be_changed(tiny_run, settings, words):
+    """Some of it would fit the weights and change the results in silence."""
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        load_detector(tiny_run / "best.pt", "cpu", settings)
+    assert str(caught.value).startswith(f"{tiny_run / 'best.pt'}: the detector was trained with ")
+    asked = {"model": {"rpn": {"post_nms_test": 5, "anchor_sizes": [8, 16, 32, 48, 64]}}}
+    assert load_detector(tiny_run / "best.pt", "cpu", asked).config.model.rpn.post_nms_test == 5
 
 
 def test_a_checkpoint_without_class_names_or_of_another_version_is_refused(tiny_run, tmp_path):
