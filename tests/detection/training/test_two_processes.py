@@ -77,9 +77,10 @@ def predictions(settings, checkpoint_path):
     predictor = load_detector(checkpoint_path, "cpu")
     run, computed = predictor._run, []
 
-    def noting(batch):
+    def noting(images):
+        (batch,) = images.values()
         computed.extend(batch.image_indices.tolist())
-        return run(batch)
+        return run(images)
 
     predictor._run = noting
     found = predictor.predict(read_annotations(from_dict(settings).data, "val"), lambda share: None)
