@@ -208,8 +208,19 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
-    where = f"{{}} in {path}"
-    given = dict(_flat(_load_yaml(path), where))
+    return checked(_load_yaml(path), f"{{}} in {path}")
+
+
+def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Settings from elsewhere, nested or with dotted names, as the command line would give them.
+
+    Args:
+        where: what a message says of a setting, with ``{}`` for its name.
+
+    Raises:
+        UserError: an unknown setting (with the nearest valid one), or a value of the wrong type.
+    """
+    given = dict(_flat(settings, where))
     for name in given:
         _check_name(name, where)
     parser = _build_parser("", "", {}, show_defaults=False)
@@ -330,12 +341,12 @@ def _wrong_value(name: str, value: str, where: str) -> UserError:
     return UserError(f"{where.format(name)}: expected {_expected(name)}, got {got}")
 
 
-_ITEMS: dict[type, tuple[str, str]] = {
-    str: ("names", "name"),
-    int: ("whole numbers", "600"),
-    float: ("numbers", "0.5"),
+_ITEMS: dict[type, tuple[str, list[str]]] = {
+    str: ("names", ["cat", "dog"]),
+    int: ("whole numbers", ["480", "600"]),
+    float: ("numbers", ["0.5", "1.0", "1.5", "2.0"]),
 }
-"""What a list of such items holds, and an example of one."""
+"""What a list of such items holds, and an example."""
 
 
 def _expected(name: str) -> str:
@@ -346,5 +357,5 @@ def _expected(name: str) -> str:
     if typing.get_origin(kind) is tuple:
         count, size = ("", 2) if Ellipsis in arguments else (f"{len(arguments)} ", len(arguments))
         items, example = _ITEMS[arguments[0]]
-        return f"a list of {count}{items}, as [{','.join([example] * size)}]"
+        return f"a list of {count}{items}, as [{','.join(example[:size])}]"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

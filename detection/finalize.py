@@ -9,6 +9,8 @@ from detection.config import Config, DataSettings
 from detection.errors import UserError
 
 INFINITY = math.inf
+LEAST_SCALE, LARGEST_SCALE = 32, 8192
+"""Limits of `test.scales`: the coarsest stride, and what an image's memory still allows."""
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "data.workers": (0, 1024),
@@ -173,6 +175,8 @@ def _check_rest(config: Config) -> None:
     if data.max_size < max(data.min_size):
         raise UserError(f"data.max_size {data.max_size} is below data.min_size {max(data.min_size)}: raise it")
     _check_scales(config.test.scales)
+    if config.test.refine_rounds > 1 and not config.test.refine:
+        raise UserError(f"test.refine_rounds {config.test.refine_rounds}: give test.refine true too, or no rounds")
     if data.test_max_size < data.test_min_size:
         raise UserError(f"data.test_max_size {data.test_max_size} is below data.test_min_size: raise it")
     if data.format == "shapes" and data.root == DataSettings.root:
@@ -186,6 +190,10 @@ def _check_rest(config: Config) -> None:
 def _check_scales(scales: tuple[int, ...]) -> None:
     shown = f"test.scales [{','.join(map(str, scales))}]"
     if len(scales) == 1:
-        raise UserError(f"{shown}: a region is pooled from two adjacent scales; give two or more, or none")
-    if list(scales) != sorted(set(scales)) or min(scales, default=1) < 1:
-        raise UserError(f"{shown}: give sizes in pixels that increase, as [200,400,600,800,1000]")
+        raise UserError(
+            f"{shown}: a region is pooled from two adjacent scales; give two or more, or one by data.test_min_size"
+        )
+    if list(scales) != sorted(set(scales)) or any(not LEAST_SCALE <= scale <= LARGEST_SCALE for scale in scales):
+        raise UserError(
+            f"{shown}: give increasing sizes from {LEAST_SCALE} to {LARGEST_SCALE} pixels, as [200,400,600,800,1000]"
+        )

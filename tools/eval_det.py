@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from detection.command_line import parse_over_checkpoint, run_tool
 
 if TYPE_CHECKING:
@@ -14,8 +16,9 @@ ARGUMENTS = {
     "--checkpoint": {
         "required": True,
         "nargs": "+",
+        "action": "extend",
         "metavar": "FILE",
-        "help": "best.pt or last.pt of a run, or its folder; several are an ensemble",
+        "help": "best.pt or last.pt of a run, or its folder (for last.pt); several are an ensemble",
     },
 }
 
@@ -47,11 +50,20 @@ def evaluate(paths: list[str], settings: dict[str, Any]) -> None:
     annotations, detections, config = predict_set(paths, settings)
     if not distributed.is_main():
         return
+    keep_settings(folder, paths, settings)
     judged, files = write_results(folder, detections, annotations, config)
     if judged:
         show(judged, annotations.class_names)
         files += keep(judged, folder, annotations)
     print(f"{', '.join(files)} are in {folder}")
+
+
+def keep_settings(folder: Path, paths: list[str], settings: dict[str, Any]) -> None:
+    """Write what was asked for, so that the scores can be made again: ``config.yaml`` is a recipe for this tool."""
+    from detection.files import replacing
+
+    with replacing(folder / "config.yaml") as file:
+        file.write_text(f"# eval_det.py --checkpoint {' '.join(paths)}\n{yaml.safe_dump(settings, sort_keys=False)}")
 
 
 def show(judged: "Judged", class_names: tuple[str, ...]) -> None:

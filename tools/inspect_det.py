@@ -23,6 +23,7 @@ ARGUMENTS = {
     },
     "--checkpoint": {
         "nargs": "+",
+        "action": "extend",
         "default": [],
         "metavar": "FILE",
         "help": "A trained detector to predict with, instead of a file; several are an ensemble",
@@ -98,10 +99,12 @@ def inspect(
     from detection.evaluation.result_files import read_detections
     from detection.inspection.report import write_report
 
-    first = given.detections or (given.checkpoint[0] if len(given.checkpoint) == 1 else "ensemble")
-    paths = [first, *filter(None, [given.versus])]
+    paths = [given.detections or given.checkpoint[0], *filter(None, [given.versus])]
     results = [detections, *(read_detections(path, annotations) for path in paths[1:])]
-    sides, difference = reported(dict(zip(result_names(paths), results, strict=True)), annotations, config)
+    names = result_names(paths)
+    if len(given.checkpoint) > 1:
+        names[0] = f"ensemble of {', '.join(result_names(given.checkpoint))}"
+    sides, difference = reported(dict(zip(names, results, strict=True)), annotations, config)
     with progress_bar("copying pictures") as show:
         return write_report(folder, annotations, *sides, difference=difference, images=given.images, progress=show)
 

@@ -10,8 +10,9 @@ ARGUMENTS = {
     "--checkpoint": {
         "required": True,
         "nargs": "+",
+        "action": "extend",
         "metavar": "FILE",
-        "help": "best.pt or last.pt of a run, or its folder; several are an ensemble",
+        "help": "best.pt or last.pt of a run, or its folder (for last.pt); several are an ensemble",
     },
     "--input": {"required": True, "nargs": "+", "metavar": "PATH", "help": "pictures, or folders of pictures"},
     "--draw_above": {
@@ -35,12 +36,15 @@ def main(argv: list[str]) -> None:
     pictures = find_pictures([Path(path) for path in given.input])
     from detection import load_detector
     from detection.files import unused
+    from detection.inference.ensemble import introduce
 
     folder = Path(settings.get("output") or unused(Path("runs") / "predictions"))
     for name, file in pictures.items():
         if target(folder, name).resolve() == file.resolve():
             raise UserError(f"--output {folder}: {file} would be overwritten; name another folder")
     predictor = load_detector(given.checkpoint, settings.get("device", "auto"), settings)
+    for sentence in introduce(predictor.members):
+        print(sentence)
     failures = predict(predictor, pictures, folder, given.draw_above)
     print(f"{len(pictures) - len(failures)} pictures with boxes and detections.json are in {folder}")
     if failures:

@@ -84,6 +84,31 @@ def sizes_of(members: Sequence[Member]) -> list[ImageSize]:
     return list(dict.fromkeys(size for member in members for size in (member.proposal_size, *member.region_sizes)))
 
 
+def introduce(members: Sequence[Member]) -> list[str]:
+    """Sentences on what goes beyond one plain detector; none where nothing does."""
+    test = members[0].config.test
+    sentences = [f"an ensemble of {len(members)} detectors"] if len(members) > 1 else []
+    sentences += [sentence for member in members for sentence in _views(member)]
+    if test.refine:
+        times = "once" if test.refine_rounds == 1 else f"{test.refine_rounds} times"
+        sentences.append(f"every region is refined {times}")
+    if test.vote_iou:
+        sentences.append(f"boxes are voted on at IoU {test.vote_iou:g}")
+    return sentences
+
+
+def _views(member: Member) -> list[str]:
+    """The sizes and the mirrored image that a detector sees besides the size of its proposals."""
+    test, base = member.config.test, member.config.data.test_min_size
+    sentences = []
+    if test.scales:
+        sizes = ", ".join(map(str, test.scales))
+        sentences.append(f"{member.config.backbone}: proposals at {base} pixels, regions at {sizes}")
+        if not test.scales[0] <= base <= test.scales[-1]:
+            sentences[-1] += f", none of them near {base}: test.scales around it cost less and find more"
+    return sentences + ([f"{member.config.backbone}: the mirrored image too"] if test.flip else [])
+
+
 def detect(members: Sequence[Member], images: Images) -> list[dict[str, Tensor]]:
     """The detections of each image: `boxes` (D, 4) in pixels of the original image, `labels` 1..K and `scores` (D,).
 

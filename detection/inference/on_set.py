@@ -13,6 +13,7 @@ from detection.data.checks import report
 from detection.data.dataset import Annotations
 from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
+from detection.inference.ensemble import introduce
 from detection.inference.predictor import load_detector
 
 
@@ -48,7 +49,7 @@ def predict_set(paths: Sequence[str | Path], settings: dict[str, Any]) -> SetPre
         require_known_classes(data, path)
     if not annotations.category_ids:  # a file that lists images alone
         annotations = dataclasses.replace(annotations, category_ids=predictor.category_ids)
-    for line in report(annotations.dropped) if distributed.is_main() else ():
+    for line in [*report(annotations.dropped), *introduce(predictor.members)] if distributed.is_main() else ():
         print(line)
     with progress_bar("predicting", is_shown=distributed.is_main()) as show:
         detections = predictor.predict(annotations, show)

@@ -5,7 +5,7 @@ Shapes: ``D`` detections, of one image in a :class:`Prediction`, of all images i
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from detection import checkpoint, distributed
+from detection.command_line import checked
 from detection.config import Config, from_dict, overlay, to_dict
 from detection.data.dataset import Annotations, Sample, read_image, resize, to_rgb
 from detection.data.loader import Images, collate_sizes, scoring_loader
@@ -145,19 +146,25 @@ def load_detector(
     """A trained detector from a checkpoint (or a run folder, which stands for its last.pt); an ensemble from several.
 
     Args:
-        path: as ``runs/x/best.pt``; the moving average of the weights is taken if there is one.
+        path: as ``runs/x/best.pt``, or several such; the moving average of the weights is taken if there is one.
         device: auto, cpu or cuda.
-        settings: nested values laid over each run's settings, as ``{"test": {"score_threshold": 0.5}}``.
+        settings: values laid over each run's settings, as ``{"test": {"score_threshold": 0.5}}``.
 
     Raises:
-        UserError: a checkpoint is missing, damaged, or does not fit; those of an ensemble have different classes.
+        UserError: a setting is unknown or has a wrong value; a checkpoint is missing, damaged, or does not fit; those
+            of an ensemble have different classes.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
-    chosen = choose_device(device)
-    loaded = [_load_member(each, chosen, settings or {}) for each in paths]
-    _, names, category_ids = loaded[0]
+    if not paths:
+        raise UserError("no checkpoint was given; name one, or several for an ensemble")
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f'settings {settings!r}: give a dictionary, as {{"test": {{"refine": True}}}}')
+    asked, chosen = checked(settings or {}, "settings: {}"), choose_device(device)
+    loaded = [_load_member(each, chosen, asked) for each in paths]
+    _, names, _ = loaded[0]
     for other, (_, its_names, _) in zip(paths, loaded, strict=True):
         _require_same_classes(paths[0], names, other, its_names)
+    category_ids = next((ids for _, _, ids in loaded if ids), ())
     return Predictor([member for member, *_ in loaded], names, chosen, category_ids)
 
 
@@ -184,7 +191,7 @@ def _require_same_architecture(trained: Config, asked: Config, path: str | Path)
         if before != now:
             raise UserError(
                 f"{path}: the detector was trained with {name} {json.dumps(before)}, which cannot become "
-                f"{json.dumps(now)} now; leave it out (--config takes files of test settings here), or train anew"
+                f"{json.dumps(now)} now; leave it out, and give no recipe but the detector's own by --config"
             )
 
 

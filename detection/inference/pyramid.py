@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detection.batch import Batch
 from detection.model.boxes import area
-from detection.model.roi_heads import RoIHeads, beside
+from detection.model.roi_heads import RoIHeads, with_context
 from detection.model.selection import RegionOutputs
 
 CANONICAL_AREA = 224.0**2
@@ -57,20 +57,22 @@ class ImagePyramid:
 
     def vectors(self, regions: Tensor) -> Tensor:
         """(B, R, C): what the sibling layers read of `regions` (B, R, 4)."""
+        if len(self.levels) == 1:
+            (level,) = self.levels
+            vectors = self.heads.vectors(level.features, regions * level.ratio.unsqueeze(1))
+            return vectors if level.context is None else with_context(vectors, level.context.unsqueeze(1))
         smaller = self._smaller(regions)
         merged = regions.new_full((*regions.shape[:2], self.heads.box_predictor.cls_score.in_features), -torch.inf)
         for number, level in enumerate(self.levels):
             image, row = ((smaller == number) | (smaller + 1 == number)).nonzero(as_tuple=True)
             boxes = regions[image, row] * level.ratio[image]
-            vectors = self.heads.vectors(level.features, boxes, image)
-            vectors = beside(vectors, None if level.context is None else level.context[image])
+            vectors = self.heads.vectors_of(level.features, boxes, image)
+            vectors = vectors if level.context is None else with_context(vectors, level.context[image])
             merged[image, row] = torch.maximum(merged[image, row], vectors)
         return merged
 
     def _smaller(self, regions: Tensor) -> Tensor:
-        """(B, R): the smaller of the two sizes that each region is pooled from; the only one where there is one."""
-        if len(self.levels) == 1:
-            return torch.zeros(regions.shape[:2], dtype=torch.int64, device=regions.device)
+        """(B, R): the smaller of the two sizes that each region is pooled from."""
         growth = torch.stack([level.ratio[:, 0] * level.ratio[:, 1] for level in self.levels], dim=-1)
         return choose_pairs(area(regions).clamp(min=SMALLEST_AREA).unsqueeze(-1) * growth.unsqueeze(1))
 

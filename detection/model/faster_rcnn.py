@@ -24,6 +24,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
     Called like torchvision's on a list of images (3, h, w) in [0, 1] of any size, with a list of targets in training;
     or on a prepared :class:`~detection.batch.Batch`. Returns a dictionary of four losses in training, and at test time
     for each image a dictionary of ``boxes`` (D, 4) in pixels of the original image, ``labels`` and ``scores`` (D,).
+    That is the plain detector; :func:`detection.load_detector` gives one with refinement, scales and mirrored image.
 
     Args:
         trunk: images -> feature maps, with `strides`, `out_channels` and `pooled_levels`.

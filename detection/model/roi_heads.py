@@ -87,6 +87,9 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections of each image at test time, the two losses in training.
 
+        These are the plain detector's, with threshold, NMS and voting; what else `test` asks for (refinement, scales,
+        the mirrored image) is done by :mod:`detection.inference.ensemble`.
+
         Args:
             features: maps (B, C, h, w), fine to coarse.
         """
@@ -104,9 +107,9 @@ class RoIHeads(TorchvisionRoIHeads):
         the same call, so that batch normalization in the head sees it among the regions.
         """
         if not self.global_context:
-            return self._vectors(features, boxes)
-        vectors = self._vectors(features, torch.cat((boxes, whole_images(sizes, boxes)), dim=1))
-        return beside(vectors[:, :-1], vectors[:, -1:].expand_as(vectors[:, :-1]))
+            return self.vectors(features, boxes)
+        vectors = self.vectors(features, torch.cat((boxes, whole_images(sizes, boxes.dtype)), dim=1))
+        return with_context(vectors[:, :-1], vectors[:, -1:])
 
     def context(self, features: list[Tensor], sizes: Tensor) -> Tensor | None:
         """The whole images' vectors (B, C), which go beside each region's; None without global context.
@@ -115,9 +118,15 @@ class RoIHeads(TorchvisionRoIHeads):
         """
         if not self.global_context:
             return None
-        return self._vectors(features, whole_images(sizes, full_precision(features[0]))).squeeze(1)
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        return self.vectors(features, whole_images(sizes, dtype)).squeeze(1)
 
-    def vectors(self, features: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
+    def vectors(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        """The head's vectors (B, R, C) of the regions `boxes` (B, R, 4), without context."""
+        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        return self.vectors_of(features, boxes.flatten(0, 1), images).unflatten(0, boxes.shape[:2])
+
+    def vectors_of(self, features: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
         """The head's vectors (n, C) of `regions` (n, 4) in `images` (n,), without context."""
         return self.box_head(self.box_roi_pool(features[: self.pooled_levels], regions, images))
 
@@ -134,11 +143,6 @@ class RoIHeads(TorchvisionRoIHeads):
         deltas = deltas if deltas.shape[2] == 1 else deltas[:, :, 1:]
         decoded = decode(deltas, boxes.unsqueeze(2), self.settings.box_weights, self.settings.max_side_ratio)
         return RegionOutputs(decoded.expand(*scores.shape, 4), scores)
-
-    def _vectors(self, features: list[Tensor], boxes: Tensor) -> Tensor:
-        """The head's vectors (B, R, C) of the regions `boxes` (B, R, 4)."""
-        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        return self.vectors(features, boxes.flatten(0, 1), images).unflatten(0, boxes.shape[:2])
 
     @torch.no_grad()
     def select_regions(self, proposals: Proposals, batch: Batch) -> Regions:
@@ -183,11 +187,11 @@ def of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     return deltas.gather(2, labels[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
 
 
-def whole_images(sizes: Tensor, like: Tensor) -> Tensor:
-    """Each image as a region (B, 1, 4), from rows and columns (B, 2); of the type of `like`."""
-    return torch.cat((torch.zeros_like(sizes), sizes.flip(1)), dim=1).unsqueeze(1).to(like.dtype)
+def whole_images(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Each image as a region (B, 1, 4), from rows and columns (B, 2)."""
+    return torch.cat((torch.zeros_like(sizes), sizes.flip(1)), dim=1).unsqueeze(1).to(dtype)
 
 
-def beside(vectors: Tensor, context: Tensor | None) -> Tensor:
-    """Vectors (..., C) of regions and behind each the context (..., C) of its image: (..., 2C); unchanged without."""
-    return vectors if context is None else torch.cat((vectors, context), dim=-1)
+def with_context(vectors: Tensor, context: Tensor) -> Tensor:
+    """Vectors (..., C) of regions and behind each the context (..., C) of its image: (..., 2C)."""
+    return torch.cat((vectors, context.expand_as(vectors)), dim=-1)

@@ -2,7 +2,8 @@
 
 Letters: K classes of the detector, J classes of the checkpoint, D inputs of the two sibling layers. Row 0 of the class
 layer (K+1, D) is the background; the box layer has 4 rows for each row of the class layer (4(K+1), D), or 4 in all when
-it is class-agnostic.
+it is class-agnostic. With global context there are 2D columns, the first D for the region: these are kept where only
+one of the two has context.
 """
 
 import textwrap
@@ -61,9 +62,10 @@ def init_from(
     is_agnostic = _is_agnostic(fresh), _is_agnostic(state)
     classes, boxes = _merged(fresh, state, CLASS, rows, 1), _boxes(fresh, state, rows, is_agnostic)
     load_state(detector, {**state, **classes, **boxes}, path)
+    context = _context(fresh, state)
     if list(names) == list(state_names) and is_agnostic[0] == is_agnostic[1]:
-        return f"weights from {path}, with its class and box layers"
-    return _told(names, sources, is_agnostic, path)
+        return f"weights from {path}, with its class and box layers{context}"
+    return _told(names, sources, is_agnostic, path, context)
 
 
 def same_things(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
@@ -88,13 +90,7 @@ def _reason_to_drop(fresh: dict[str, Tensor], state: dict[str, Tensor], state_na
     classes = len(state[f"{CLASS}weight"]) - 1
     if classes != len(state_names):
         return f"the checkpoint has {classes} classes and names {len(state_names) or 'none'} of them"
-    own, given = fresh[f"{CLASS}weight"].shape[1], state[f"{CLASS}weight"].shape[1]
-    if own not in (2 * given, given / 2):
-        return ""
-    owner = "this run has model.global_context and the checkpoint has not"
-    if own < given:
-        owner = "the checkpoint has model.global_context and this run has not"
-    return f"{owner}: {own} inputs instead of {given}"
+    return ""
 
 
 def _is_agnostic(state: dict[str, Tensor]) -> bool:
@@ -105,10 +101,9 @@ def _boxes(
     fresh: dict[str, Tensor], state: dict[str, Tensor], rows: dict[int, int], is_agnostic: tuple[bool, bool]
 ) -> dict[str, Tensor]:
     """The box layer: row by row, whole when it is one for all classes, or anew when only one of the two is."""
-    if not any(is_agnostic):
-        return _merged(fresh, state, BOX, rows, BOX_SIZE)
-    kept = state if all(is_agnostic) else fresh
-    return {name: kept[name] for name in fresh if name.startswith(BOX)}
+    if any(is_agnostic) and not all(is_agnostic):
+        return {name: tensor for name, tensor in fresh.items() if name.startswith(BOX)}
+    return _merged(fresh, state, BOX, {0: 0} if all(is_agnostic) else rows, BOX_SIZE)
 
 
 def _merged(
@@ -116,20 +111,32 @@ def _merged(
 ) -> dict[str, Tensor]:
     """One layer's fresh tensors with rows of the checkpoint put in: `rows` maps a row here to its row there.
 
-    `size` rows of the box layer make one of `rows`. Tensors of another width are left as the checkpoint has them, for
-    the refusal to name.
+    `size` rows of the box layer make one of `rows`. Of layers with and without context the region's columns are put
+    in. Tensors of another width are left as the checkpoint has them, for the refusal to name.
     """
     merged = {name: tensor.clone() for name, tensor in fresh.items() if name.startswith(layer)}
     for name, tensor in merged.items():
-        if tensor.shape[1:] == state[name].shape[1:]:
-            given = state[name].unflatten(0, (-1, size))[list(rows.values())]
-            tensor.unflatten(0, (-1, size))[list(rows)] = given.to(tensor)  # writes through the view
-        else:
+        if tensor.shape[1:] != state[name].shape[1:] and not _context(fresh, state):
             merged[name] = state[name]
+            continue
+        given = state[name].unflatten(0, (-1, size))[list(rows.values())].to(tensor)
+        columns = min(tensor.shape[-1], given.shape[-1])
+        kept = tensor.unflatten(0, (-1, size))  # a view: writing to it changes `tensor`
+        kept[list(rows), ..., :columns] = given[..., :columns]
     return merged
 
 
-def _told(names: Sequence[str], sources: dict[str, str], is_agnostic: tuple[bool, bool], path: str) -> str:
+def _context(fresh: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What becomes of the context's columns where only one of the two has any; nothing otherwise."""
+    own, given = fresh[f"{CLASS}weight"].shape[1], state[f"{CLASS}weight"].shape[1]
+    if own == 2 * given:
+        return "; the columns of global context, which the checkpoint has not, start anew"
+    return "; its columns of global context are left out" if given == 2 * own else ""
+
+
+def _told(
+    names: Sequence[str], sources: dict[str, str], is_agnostic: tuple[bool, bool], path: str, context: str
+) -> str:
     """The sentence, and which classes were kept under which other name, and which were not."""
     layers, boxes = "class and box layers", ""
     if any(is_agnostic):
@@ -140,9 +147,8 @@ def _told(names: Sequence[str], sources: dict[str, str], is_agnostic: tuple[bool
         boxes = "; the box layer is one for all classes and is kept"
     kept = [name if name == source else f"{name} ({source})" for name, source in sources.items()]
     new = [name for name in names if name not in sources]
-    first = (
-        f"weights from {path}, in the {layers} those of the background and {len(kept)} of {len(names)} classes{boxes}"
-    )
+    known = f"those of the background and {len(kept)} of {len(names)} classes"
+    first = f"weights from {path}, in the {layers} {known}{boxes}{context}"
     return "\n".join([first, *_listed("kept", kept), *_listed("start anew", new)])
 
 

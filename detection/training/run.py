@@ -85,7 +85,7 @@ class Run:
             require_same_classes(state["class_names"], self.names, config.resume)
             load_state(detector, state["model"], config.resume)
         elif config.init_from:
-            sentences.append(start_from(detector, self.names, config.init_from))
+            sentences.append(start_from(detector, self.names, config))
         self.folder = prepare_folder(self.config, is_new=state is None)
         began_from = state["config"]["init_from"] if state else config.init_from
         self.config = dataclasses.replace(self.config, output=str(self.folder), resume="", init_from=began_from)
@@ -252,10 +252,23 @@ def require_same_classes(before: list[str], now: tuple[str, ...], path: str) -> 
         raise UserError(f"{path}: the checkpoint has classes {', '.join(before)}, but the data has {', '.join(now)}")
 
 
-def start_from(detector: FasterRCNN, names: tuple[str, ...], path: str) -> str:
-    """Take over the weights of another run; says what was taken, and which classes start anew."""
+def start_from(detector: FasterRCNN, names: tuple[str, ...], config: Config) -> str:
+    """Take over the weights of another run; says what was taken, and which classes start anew.
+
+    Raises:
+        UserError: the other run's network is another one.
+    """
+    path = config.init_from
     state = checkpoint.load(path)
+    theirs, own = network_of(from_dict(state["config"])), network_of(config)
+    if theirs != own:
+        raise UserError(f"--init_from {path}: its network is a {theirs}, this run's a {own}; take one of the same kind")
     return init_from(detector, names, checkpoint.weights(state), state.get("class_names", ()), path)
+
+
+def network_of(config: Config) -> str:
+    """`resnet101 with head c4`."""
+    return f"{config.backbone} with head {config.model.head}"
 
 
 def prepare_folder(config: Config, is_new: bool) -> Path:

@@ -116,7 +116,7 @@ def test_unknown_setting_in_a_recipe_names_the_file(recipe):
         ("train: 3\n", "train in recipe.yaml: expected a group of settings, got 3"),
         ("train: {lr: fast}\n", "train.lr in recipe.yaml: expected a number, got fast"),
         ("seed:\n", "seed in recipe.yaml: expected a whole number, got nothing"),
-        ("data: {min_size: 9}", "data.min_size in recipe.yaml: expected a list of whole numbers, as [600,600], got 9"),
+        ("data: {min_size: 9}", "data.min_size in recipe.yaml: expected a list of whole numbers, as [480,600], got 9"),
     ],
 )  # fmt: skip
 def test_faulty_recipe_gets_one_sentence(recipe, text, expected):
@@ -134,7 +134,7 @@ def test_missing_recipe_is_named():
         (["--seed", "1.5"], "--seed: expected a whole number, got 1.5"),
         (["--seed", "null"], "--seed: expected a whole number, got nothing"),
         (["--model.head=x"], "--model.head: expected one of c4, fpn, fc, got x"),
-        (["--model.image_std=[1,2]"], "--model.image_std: expected a list of 3 numbers, as [0.5,0.5,0.5], got [1, 2]"),
+        (["--model.image_std=[1,2]"], "--model.image_std: expected a list of 3 numbers, as [0.5,1.0,1.5], got [1, 2]"),
         (["--train.deterministic"], "--train.deterministic needs a value: true or false"),
         (["--train", "2007/train"], "--train: this is a group of settings; name one of them, as in --train.iterations"),
         (["stray"], "nothing takes the argument stray; settings are given as --SETTING VALUE"),

@@ -135,12 +135,13 @@ def test_a_contradiction_names_both_settings(settings, named):
 @pytest.mark.parametrize(
     ("scales", "shown", "reason"),
     [
-        ([600, 400], "[600,400]", "sizes in pixels that increase, as [200,400,600,800,1000]"),
-        ([200, 600, 400], "[200,600,400]", "increase"),
-        ([400, 400], "[400,400]", "increase"),
-        ([0, 400], "[0,400]", "sizes in pixels that increase"),
-        ([-200, 400], "[-200,400]", "sizes in pixels that increase"),
-        ([600], "[600]", "two adjacent scales; give two or more, or none"),
+        ([600, 400], "[600,400]", "increasing sizes from 32 to 8192 pixels, as [200,400,600,800,1000]"),
+        ([200, 600, 400], "[200,600,400]", "increasing"),
+        ([400, 400], "[400,400]", "increasing"),
+        ([31, 400], "[31,400]", "from 32 to 8192"),
+        ([200, 8193], "[200,8193]", "from 32 to 8192"),
+        ([-200, 400], "[-200,400]", "from 32 to 8192"),
+        ([600], "[600]", "two adjacent scales; give two or more, or one by data.test_min_size"),
         ([0], "[0]", "two or more"),
     ],
 )
@@ -149,13 +150,19 @@ def test_scales_that_are_no_pyramid_are_shown_with_the_reason(scales, shown, rea
     assert sentence.startswith(f"test.scales {shown}: ") and reason in sentence
 
 
+def test_rounds_without_refinement_are_refused():
+    sentence = "test.refine_rounds 3: give test.refine true too, or no rounds"
+    assert refusal({"test.refine_rounds": 3}) == sentence
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"test.scales": []},
         {"test.scales": [200, 400, 600, 800, 1000]},
-        {"test.scales": [1, 2]},
+        {"test.scales": [32, 8192]},
         {"test.refine_rounds": 1},
+        {"test.refine_rounds": 3, "test.refine": True},
         {"test.vote_iou": 1.0},
         {"test.vote_iou": 0.5, "test.flip": True},  # a vote needs no refinement
     ],

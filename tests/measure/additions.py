@@ -4,7 +4,8 @@
 checkpoint or a run folder; the set is that of the run. ``--context`` names a run trained with global context and
 otherwise as the first, ``--members`` the runs of an ensemble. Every row is measured in a process of its own; the rows
 come round `--rounds` times, so that a machine that grows slower does so for all of them, and each number is the median
-over the rounds. A time is the median over the images, after three that warm up.
+over the rounds. A time is the median over the images, after three that warm up; "regions" is what trunk and proposal
+network leave of all: pooling, head, NMS, voting. NMS is the run's own.
 """
 
 import argparse
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if 0 < given.images <= WARM_UP:
+        parser.error(f"--images {given.images}: the first {WARM_UP} only warm up, so give more")
     if given.row:
         print(json.dumps(measure(given.row["runs"], given.row["settings"], given.images)))
         return
@@ -85,7 +88,7 @@ def rows(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def in_own_process(row: dict[str, Any], images: int) -> dict[str, float]:
     """The numbers of one row, measured where nothing else was before."""
     words = [sys.executable, __file__, row["runs"][0], "--row", json.dumps(row), "--images", str(images)]
-    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def measure(runs: list[str], settings: dict[str, Any], images: int) -> dict[str, float]:

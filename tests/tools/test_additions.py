@@ -85,8 +85,12 @@ def assert_rows_are(rows: list[dict], expected: list[dict]) -> None:
 def test_a_detector_with_itself_scores_as_it_does_alone_with_every_addition(tool, tiny_run, output) -> None:
     """The tool with two files against one file from Python."""
     best = tiny_run / "best.pt"
-    ended = tool("eval_det", "--checkpoint", best, best, *ALL, "--output", output)
+    ended = tool("eval_det", "--checkpoint", best, "--checkpoint", best, *ALL, "--output", output)
     assert (ended.status, ended.err) == (0, "") and "VOC07 11-point" in ended.out
+    assert ended.out.startswith("an ensemble of 2 detectors\n") and "the mirrored image too\n" in ended.out
+    asked = (output / "config.yaml").read_text()
+    assert asked.startswith(f"# eval_det.py --checkpoint {best} {best}\n")
+    assert {**yaml.safe_load(asked)["test"]}.items() >= {"refine": True, "flip": True}.items()
     assert_rows_are(rows_of(output), rows_by_python(best, ADDED))
     plain = json.loads((tiny_run / "detections.json").read_text())
     assert [row["score"] for row in rows_of(output)] != [row["score"] for row in plain]
@@ -135,7 +139,7 @@ def test_showing_an_ensemble(tool, tiny_run, other, output) -> None:
     words = ("--test.flip", "true", "--metric.bootstrap", 0, "--output", output)
     ended = tool("inspect_det", "--checkpoint", tiny_run / "best.pt", other, *words)
     assert ended.status == 0 and len(list((output / "pictures").iterdir())) == 5
-    assert '"ensemble"' in (output / "data.js").read_text()
+    assert f'"ensemble of {tiny_run.name}, {other.name}"' in (output / "data.js").read_text()
 
 
 def test_training_with_every_addition(tool, recipe, output) -> None:
@@ -149,14 +153,12 @@ def test_training_with_every_addition(tool, recipe, output) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_read")
-@pytest.mark.parametrize("name", ["eval_det", "predict_det", "inspect_det"])
 @pytest.mark.parametrize(
-    ("scales", "why"),
+    ("name", "scales", "why"),
     [
-        ("[64,48]", "test.scales [64,48]: give sizes in pixels that increase, as [200,400,600,800,1000]"),
-        ("[48,48,64]", "test.scales [48,48,64]: give sizes in pixels that increase"),
-        ("[0,64]", "test.scales [0,64]: give sizes in pixels that increase"),
-        ("[64]", "test.scales [64]: a region is pooled from two adjacent scales; give two or more, or none"),
+        ("eval_det", "[64,48]", "test.scales [64,48]: give increasing sizes from 32 to 8192 pixels, as [200,400,"),
+        ("predict_det", "[48,48,64]", "test.scales [48,48,64]: give increasing sizes"),
+        ("inspect_det", "[64]", "test.scales [64]: a region is pooled from two adjacent scales; give two or more"),
     ],
 )
 def test_scales_that_do_not_increase_are_refused(refusal, tiny_run, tiny_data, name, scales, why) -> None:

@@ -14,8 +14,11 @@ from torchvision.ops import nms
 from detection import checkpoint
 from detection.errors import UserError
 from detection.inference import predictor
-from detection.inference.ensemble import Member, detect, sizes_of
+from detection.inference.devices import autocast
+from detection.inference.ensemble import Member, detect, introduce, sizes_of
 from detection.inference.predictor import load_detector
+from detection.inference.pyramid import mean_of
+from detection.inference.refine import refine
 
 SHAPES = ((60, 87), (75, 62))
 """Rows and columns of two images; they are seen enlarged or reduced."""
@@ -203,3 +206,39 @@ def test_other_classes_are_refused_before_any_image_is_read(
         f"{other}: its classes are not those of {first} ({why.format(first=first)}); "
         "an ensemble needs detectors of the same classes"
     )
+
+
+def test_bf16_hardly_changes_what_is_found(member, images_at) -> None:
+    """Mixed types meet in context, maximum, means and votes; boxes and scores come out in float32."""
+    test = {"scales": [48, 64], "flip": True, "refine": True, "vote_iou": 0.5, "score_threshold": 0.0, "nms_iou": 1.0}
+    members = [member(head, context=True, **test) for head in ("c4", "fpn")]
+    for each in members:
+        each.detector.float()
+    images = images_at([(64, 96), (80, 64)], sizes_of(members))
+    for batch in images.values():
+        batch.sizes, batch.original_sizes = batch.sizes.float(), batch.original_sizes.float()
+    regions = torch.tensor([[[4.0, 6, 40, 50], [20, 10, 60, 60], [0, 0, 30, 30]]] * 2)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.inference_mode(), autocast(torch.device("cpu"), dtype):
+            sizes = images[members[0].proposal_size].sizes
+            outputs = refine(mean_of([each.look(images, sizes).score for each in members]), regions, sizes, rounds=0)
+            assert all(values.dtype == torch.float32 for values in outputs)
+            found.append(outputs)
+            assert all(values["boxes"].dtype == torch.float32 for values in detect(members, images))
+    assert (found[0].scores - found[1].scores).abs().max() < 0.02
+    assert (found[0].boxes - found[1].boxes).abs().max() < 1
+    assert not torch.equal(found[0].scores, found[1].scores)
+
+
+def test_what_goes_beyond_a_plain_detector_is_said(member) -> None:
+    assert introduce([member("fpn")]) == []
+    said = introduce([member("fpn", scales=[96, 128], refine=True, refine_rounds=2), member("c4", flip=True)])
+    assert said == [
+        "an ensemble of 2 detectors",
+        "resnet18: proposals at 64 pixels, regions at 96, 128, none of them near 64: "
+        "test.scales around it cost less and find more",
+        "resnet18: the mirrored image too",
+        "every region is refined 2 times",
+    ]
+    assert introduce([member("fpn", vote_iou=0.8)]) == ["boxes are voted on at IoU 0.8"]

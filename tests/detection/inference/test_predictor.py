@@ -292,7 +292,10 @@ def test_checkpoints_that_are_missing_damaged_or_do_not_fit_are_named(tiny_run, 
         ({"backbone": "resnet34"}, 'backbone "resnet18", which cannot become "resnet34"'),
         ({"model": {"image_mean": [0.5, 0.5, 0.5]}}, "model.image_mean [0.485, 0.456, 0.406], which cannot become"),
         ({"model": {"roi": {"pooling": "max"}}}, 'model.roi.pooling "align", which cannot become "max"'),
-        ({"model": {"rpn": {"anchor_sizes": [8, 16, 32, 48, 96]}}}, r"which cannot become [8, 16, 32, 48, 96]"),
+        (
+            {"model": {"rpn": {"anchor_sizes": [8, 16, 32, 48, 96]}}},
+            "which cannot become [8.0, 16.0, 32.0, 48.0, 96.0]",
+        ),
     ],
 )
 def test_what_a_detector_was_trained_with_cannot_be_changed(tiny_run, settings, words):
@@ -319,3 +322,27 @@ def test_it_is_at_hand_from_the_package(tiny_run, picture, predictor):
     from detection import load_detector as from_package
 
     same(from_package(str(tiny_run / "best.pt"), "cpu")(picture), predictor(picture))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"test": {"refin": True}}, "unknown setting settings: test.refin: did you mean settings: test.refine?"),
+        ({"test": {"scales": 128}}, "settings: test.scales: expected a list of whole numbers, as [480,600], got 128"),
+        ({"test": {"scales": "big"}}, "settings: test.scales: expected a list of whole numbers, as [480,600], got big"),
+        ("refine.yaml", """settings 'refine.yaml': give a dictionary, as {"test": {"refine": True}}"""),
+    ],
+)
+def test_wrong_settings_from_python_get_the_command_lines_sentence(tiny_run, settings, sentence):
+    with pytest.raises(UserError) as caught:
+        load_detector(tiny_run / "best.pt", "cpu", settings)
+    assert str(caught.value) == sentence
+
+
+def test_dotted_settings_are_taken_too(tiny_run):
+    assert load_detector(tiny_run / "best.pt", "cpu", {"test.refine": True}).config.test.refine
+
+
+def test_no_checkpoint_is_a_mistake():
+    with pytest.raises(UserError, match="no checkpoint was given"):
+        load_detector([])

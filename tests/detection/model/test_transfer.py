@@ -196,19 +196,26 @@ def test_a_box_layer_of_the_other_kind_starts_anew(tiny_config, own, owner):
 
 
 @pytest.mark.parametrize(
-    ("own", "reason"),
+    ("own", "said"),
     [
-        (True, "this run has model.global_context and the checkpoint has not: 64 inputs instead of 32"),
-        (False, "the checkpoint has model.global_context and this run has not: 32 inputs instead of 64"),
+        (True, "; the columns of global context, which the checkpoint has not, start anew"),
+        (False, "; its columns of global context are left out"),
     ],
 )
-def test_the_whole_images_vector_starts_the_layers_anew(tiny_config, own, reason):
-    state = weights(detector(tiny_config, seed=1, global_context=not own))
-    taking = detector(tiny_config, seed=2, global_context=own)
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_where_one_has_context_the_columns_of_the_region_are_kept(tiny_config, own, said, agnostic):
+    """Of 64 columns the first 32 are the region's."""
+    roi = {"class_agnostic": agnostic}
+    state = numbered(detector(tiny_config, seed=1, roi=roi, global_context=not own))
+    taking = detector(tiny_config, seed=2, roi=roi, global_context=own)
     before = weights(taking)
-    said = init_from(taking, FOUR, state, FOUR, "a.pt")
-    assert said == f"weights from a.pt; the class and box layers start anew ({reason})"
-    require_rows(taking, before, [None] * 5, [None] * 20)
+    assert init_from(taking, FOUR, state, FOUR, "a.pt") == f"weights from a.pt, with its class and box layers{said}"
+    for layer in ("cls_score", "bbox_pred"):
+        name = f"{LAYER}{layer}"
+        weight, bias = taking.state_dict()[f"{name}.weight"], taking.state_dict()[f"{name}.bias"]
+        assert torch.equal(weight[:, :32], state[f"{name}.weight"][:, :32])
+        assert torch.equal(weight[:, 32:], before[f"{name}.weight"][:, 32:])
+        assert torch.equal(bias, state[f"{name}.bias"]) and weight.shape[1] == (64 if own else 32)
     require_the_rest(taking, state)
 
 
