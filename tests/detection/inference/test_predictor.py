@@ -294,7 +294,7 @@ def test_checkpoints_that_are_missing_damaged_or_do_not_fit_are_named(tiny_run, 
         ({"model": {"roi": {"pooling": "max"}}}, 'model.roi.pooling "align", which cannot become "max"'),
         (
             {"model": {"rpn": {"anchor_sizes": [8, 16, 32, 48, 96]}}},
-            "which cannot become [8.0, 16.0, 32.0, 48.0, 96.0]",
+            "cannot become [8.0, 16.0, 32.0, 48.0, 96.0]",
         ),
     ],
 )
