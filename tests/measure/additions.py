@@ -2,10 +2,9 @@
 
 ``python tests/measure/additions.py RUN --context RUN --members RUN RUN --scales 64 96 128 160 192``: RUN is a
 checkpoint or a run folder; the set is that of the run. ``--context`` names a run trained with global context and
-otherwise as the first, ``--members`` the runs of an ensemble. Every row is measured in a process of its own; the rows
-come round `--rounds` times, so that a machine that grows slower does so for all of them, and each number is the median
-over the rounds. A time is the median over the images, after three that warm up; "regions" is what trunk and proposal
-network leave of all: pooling, head, NMS, voting. NMS is the run's own.
+otherwise as the first, ``--members`` the runs of an ensemble. Every row is measured in a process of its own. A time is
+the median over the images, after three that warm up; "regions" is what trunk and proposal network leave of all:
+pooling, head, NMS, voting. NMS is the run's own. Below the table three ratios, each measured image by image in turns.
 """
 
 import argparse
@@ -25,11 +24,11 @@ SCORES = ("COCO AP", "COCO AP50", "VOC area mAP@0.5")
 STAGES = ("trunk", "proposals", "regions", "all")
 REFINE, FLIP = {"refine": True}, {"flip": True}
 RATIOS = (
-    ("refine", "regions", "plain", "refinement: region stage, times the plain one", 2.2),
-    ("scales", "trunk", "plain", "image pyramid: trunk, times the plain one", 7.0),
-    ("context", "all", "plain", "global context: whole prediction, times the plain one", 1.05),
+    ("refine", "regions", "refinement: region stage, times the plain one", 2.2),
+    ("scales", "trunk", "image pyramid: trunk, times the plain one", 7.0),
+    ("context", "all", "global context: whole prediction, times the plain one", 1.05),
 )
-"""Row, stage, row to compare with, words, largest value wanted."""
+"""Row, stage, words, largest value wanted of its time over that of the plain row."""
 
 
 def main() -> None:
@@ -41,19 +40,21 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", type=int, default=[200, 400, 600, 800, 1000])
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON laid over every run's settings")
     parser.add_argument("--images", type=int, default=0, help="only so many; 0: the whole set")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if 0 < given.images <= WARM_UP:
         parser.error(f"--images {given.images}: the first {WARM_UP} only warm up, so give more")
     if given.row:
-        print(json.dumps(measure(given.row["runs"], given.row["settings"], given.images)))
+        row, base = given.row
+        print(json.dumps(compare(row, base, given.images) if base else measure(**row, images=given.images)))
         return
-    found = defaultdict(list)
-    for _ in range(given.rounds):
-        for name, row in rows(given).items():
-            found[name].append(in_own_process(row, given.images))
-    print(table({name: medians(rounds) for name, rounds in found.items()}))
+    made = rows(given)
+    found = {name: in_own_process(row, None, given.images) for name, row in made.items()}
+    print(table(found))
+    for name, stage, words, wanted in RATIOS:
+        if name in made:
+            ratio = in_own_process(made[name], made["plain"], given.images)[stage]
+            print(f"{words}: {ratio:.3f} (wanted: at most {wanted:g})")
 
 
 def rows(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -85,54 +86,90 @@ def rows(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {name: {"runs": row["runs"], "settings": settings | {"test": row["test"]}} for name, row in made.items()}
 
 
-def in_own_process(row: dict[str, Any], images: int) -> dict[str, float]:
-    """The numbers of one row, measured where nothing else was before."""
-    words = [sys.executable, __file__, row["runs"][0], "--row", json.dumps(row), "--images", str(images)]
+def in_own_process(row: dict[str, Any], base: dict[str, Any] | None, images: int) -> dict[str, float]:
+    """The numbers of one row, or of one against another, measured where nothing else was before."""
+    words = [sys.executable, __file__, row["runs"][0], "--row", json.dumps([row, base]), "--images", str(images)]
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def measure(runs: list[str], settings: dict[str, Any], images: int) -> dict[str, float]:
     """Scores, seconds of each stage for an image, and MB held while predicting."""
-    import dataclasses
-
     import numpy as np
-    import torch
 
-    from detection.data import read_annotations
-    from detection.data.loader import scoring_loader
     from detection.evaluation.detections import Detections
     from detection.evaluation.scores import score
-    from detection.inference.devices import autocast
-    from detection.inference.ensemble import detect, sizes_of
-    from detection.inference.predictor import load_detector
 
-    predictor = load_detector(runs, settings=settings)
-    data = dataclasses.replace(predictor.config.data, classes=predictor.class_names)
-    annotations = read_annotations(data, data.val)
-    batches = scoring_loader(annotations, sizes_of(predictor.members), batch_size=1, workers=0)
-    clock, parts, seconds = Clock(predictor.device), [], defaultdict(list)
-    for member in predictor.members:
-        clock.watch(member.detector.backbone, "trunk")
-        clock.watch(member.detector.rpn, "proposals")
-    reset_peak(predictor.device)
-    for number, at_sizes in enumerate(batches):
-        if images and number == images:
-            break
-        at_sizes = {size: batch.to(predictor.device) for size, batch in at_sizes.items()}
-        with torch.inference_mode(), autocast(predictor.device, predictor.dtype), clock.time("all"):
-            (found,) = detect(predictor.members, at_sizes)
-        spent = clock.take()
-        spent["regions"] = spent["all"] - spent["trunk"] - spent["proposals"]
+    subject = Subject(runs, settings)
+    parts, seconds = [], defaultdict(list)
+    reset_peak(subject.predictor.device)
+    for number, at_sizes in enumerate(subject.batches(images)):
+        found, spent = subject.run(at_sizes)
         for stage in STAGES if number >= WARM_UP else ():
             seconds[stage].append(spent[stage])
         index = next(iter(at_sizes.values())).image_indices.item()
         found = {name: values.float().cpu().numpy() for name, values in found.items()}
         labels = found["labels"].astype(np.int64)
         parts.append(Detections(np.full(len(labels), index), labels, found["scores"], found["boxes"]))
-    peak = peak_megabytes(predictor.device)
-    headline = {} if images else score(Detections.concatenate(parts), annotations, predictor.config.metric).headline()
+    peak, metric = peak_megabytes(subject.predictor.device), subject.predictor.config.metric
+    headline = {} if images else score(Detections.concatenate(parts), subject.annotations, metric).headline()
     times = {stage: statistics.median(values) for stage, values in seconds.items()}
     return {**{name: headline[name] for name in SCORES if name in headline}, **times, "MB": peak}
+
+
+def compare(row: dict[str, Any], base: dict[str, Any], images: int) -> dict[str, float]:
+    """How many times as long each stage takes in `row` as in `base`: the median over images seen by both in turn.
+
+    A machine whose speed drifts does so for both.
+    """
+    subjects = [Subject(each["runs"], each["settings"]) for each in (base, row)]
+    ratios = defaultdict(list)
+    for number, both in enumerate(zip(*(subject.batches(images) for subject in subjects), strict=True)):
+        spent = [subject.run(at_sizes)[1] for subject, at_sizes in zip(subjects, both, strict=True)]
+        for stage in STAGES if number >= WARM_UP else ():
+            ratios[stage].append(spent[1][stage] / spent[0][stage])
+    return {stage: statistics.median(values) for stage, values in ratios.items()}
+
+
+class Subject:
+    """Detectors with a watch on their parts, and the images they are shown."""
+
+    def __init__(self, runs: list[str], settings: dict[str, Any]) -> None:
+        import dataclasses
+
+        from detection.data import read_annotations
+        from detection.inference.predictor import load_detector
+
+        self.predictor = load_detector(runs, settings=settings)
+        data = dataclasses.replace(self.predictor.config.data, classes=self.predictor.class_names)
+        self.annotations = read_annotations(data, data.val)
+        self.clock = Clock(self.predictor.device)
+        for member in self.predictor.members:
+            self.clock.watch(member.detector.backbone, "trunk")
+            self.clock.watch(member.detector.rpn, "proposals")
+
+    def batches(self, images: int) -> Iterator[Any]:
+        """The first `images` (0: all), one by one, at every size that is wanted."""
+        from itertools import islice
+
+        from detection.data.loader import scoring_loader
+        from detection.inference.ensemble import sizes_of
+
+        loader = scoring_loader(self.annotations, sizes_of(self.predictor.members), batch_size=1, workers=0)
+        for at_sizes in islice(loader, images or None):
+            yield {size: batch.to(self.predictor.device) for size, batch in at_sizes.items()}
+
+    def run(self, at_sizes: Any) -> tuple[dict[str, Any], dict[str, float]]:
+        """What is found in an image, and the seconds of each stage."""
+        import torch
+
+        from detection.inference.devices import autocast
+        from detection.inference.ensemble import detect
+
+        device, dtype = self.predictor.device, self.predictor.dtype
+        with torch.inference_mode(), autocast(device, dtype), self.clock.time("all"):
+            (found,) = detect(self.predictor.members, at_sizes)
+        spent = self.clock.take()
+        return found, {**spent, "regions": spent["all"] - spent["trunk"] - spent["proposals"]}
 
 
 class Clock:
@@ -192,22 +229,14 @@ def peak_megabytes(device: Any) -> float:
     return peak * 1024 / 1e6
 
 
-def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each number over the rounds."""
-    return {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
-
-
 def table(found: dict[str, dict[str, float]]) -> str:
-    """Markdown: a line for each row, then the ratios that are wanted small."""
+    """Markdown: a line for each row."""
     columns: dict[str, Callable[[float], str]] = {name: lambda share: f"{100 * share:.1f}" for name in SCORES}
     columns |= {stage: lambda seconds: f"{1000 * seconds:.0f} ms" for stage in STAGES}
     columns["MB"] = lambda megabytes: f"{megabytes:.0f}"
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in found.items():
         lines.append(f"| {name} | " + " | ".join(f(row[c]) if c in row else "-" for c, f in columns.items()) + " |")
-    for row, stage, base, words, wanted in RATIOS:
-        if row in found:
-            lines.append(f"{words}: {found[row][stage] / found[base][stage]:.3f} (wanted: at most {wanted:g})")
     return "\n".join(lines)
 
 
