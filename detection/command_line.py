@@ -30,6 +30,17 @@ QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 Arguments = Mapping[str, Mapping[str, Any]]
 """A tool's own arguments: the flag, and what ``add_argument`` takes besides it."""
 
+CHECKPOINTS: Arguments = {
+    "--checkpoint": {
+        "required": True,
+        "nargs": "+",
+        "action": "extend",
+        "metavar": "FILE",
+        "help": "best.pt or last.pt of a run, or its folder (for last.pt); several are an ensemble",
+    }
+}
+"""What tools take that run trained networks."""
+
 
 def parse(program: str, description: str, argv: list[str]) -> Config:
     """The settings of a new run: defaults, then recipes, then the command line.

@@ -1,4 +1,4 @@
-"""Score a trained detector or an ensemble on the set data.val (or another, with --data.*), show errors and finds."""
+"""Score a trained detector, or an ensemble, on the set data.val (or another, with --data.*) and show its errors."""
 
 import json
 from pathlib import Path
@@ -6,28 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from detection.command_line import parse_over_checkpoint, run_tool
+from detection.command_line import CHECKPOINTS, parse_over_checkpoint, run_tool
 
 if TYPE_CHECKING:
     from detection.data.dataset import Annotations
     from detection.inspection.results import Judged
-
-ARGUMENTS = {
-    "--checkpoint": {
-        "required": True,
-        "nargs": "+",
-        "action": "extend",
-        "metavar": "FILE",
-        "help": "best.pt or last.pt of a run, or its folder (for last.pt); several are an ensemble",
-    },
-}
 
 GROUPS = ("data", "test", "metric", "device", "output", "train.precision", "train.channels_last")
 
 
 def main(argv: list[str]) -> None:
     """Parse first: torch takes seconds to import."""
-    given, settings = parse_over_checkpoint("eval_det.py", __doc__, argv, ARGUMENTS, GROUPS)
+    given, settings = parse_over_checkpoint("eval_det.py", __doc__, argv, CHECKPOINTS, GROUPS)
     from detection import distributed
     from detection.inference.devices import choose_device
 

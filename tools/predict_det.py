@@ -3,17 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from detection.command_line import parse_over_checkpoint, run_tool
+from detection.command_line import CHECKPOINTS, parse_over_checkpoint, run_tool
 from detection.errors import UserError
 
 ARGUMENTS = {
-    "--checkpoint": {
-        "required": True,
-        "nargs": "+",
-        "action": "extend",
-        "metavar": "FILE",
-        "help": "best.pt or last.pt of a run, or its folder (for last.pt); several are an ensemble",
-    },
+    **CHECKPOINTS,
     "--input": {"required": True, "nargs": "+", "metavar": "PATH", "help": "pictures, or folders of pictures"},
     "--draw_above": {
         "type": float,
