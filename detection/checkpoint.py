@@ -72,6 +72,17 @@ def weights(state: dict[str, Any]) -> dict[str, Any]:
     return state.get("ema") or state["model"]
 
 
+def require_kind(state: dict[str, Any], kind: str, path: str | Path) -> None:
+    """Raises a UserError unless a checkpoint holds a `kind` of network, "detector" or "localizer"."""
+    found = state.get("kind", "detector")  # what older checkpoints hold
+    if found != kind:
+        tools = {
+            "detector": "train_det.py, eval_det.py and predict_det.py",
+            "localizer": "train_loc.py and eval_loc.py",
+        }
+        raise UserError(f"{path}: the checkpoint holds a {found}, for {tools[found]}; this takes a {kind}")
+
+
 def resolve(path: str | Path) -> Path:
     """The checkpoint that `path` means: a run folder stands for its ``last.pt``."""
     path = Path(path)

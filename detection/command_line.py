@@ -24,8 +24,22 @@ from detection.config import Config, from_dict, overlay
 from detection.errors import UserError
 from detection.finalize import check
 
-QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-"""The recipe of a training run that names none."""
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+QUICKSTART, LOC_QUICKSTART = CONFIGS / "quickstart.yaml", CONFIGS / "loc_quickstart.yaml"
+"""The recipes of a training run that names none."""
+DETECTION = (
+    *("backbone", "weights", "output", "device", "seed", "resume", "init_from", "wandb"),
+    *("model", "data", "train", "test", "metric"),
+)
+"""Settings of the training of a detector."""
+LOCALIZATION = (
+    *("backbone", "weights", "output", "device", "seed", "resume", "init_from", "wandb"),
+    *("model.norm", "model.freeze_at", "model.image_mean", "model.image_std"),
+    *("data.format", "data.root", "data.train", "data.val", "data.classes", "data.on_error", "data.ids"),
+    *("data.blacklist", "data.workers", "data.augment.hflip", "data.augment.vflip", "data.augment.colour"),
+    *("train", "test.batch_size", "loc"),
+)
+"""Settings of the training of a localizer."""
 
 Arguments = Mapping[str, Mapping[str, Any]]
 """A tool's own arguments: the flag, and what ``add_argument`` takes besides it."""
@@ -42,18 +56,21 @@ CHECKPOINTS: Arguments = {
 """What tools take that run trained networks."""
 
 
-def parse(program: str, description: str, argv: list[str]) -> Config:
+def parse(
+    program: str, description: str, argv: list[str], groups: Sequence[str] = DETECTION, quickstart: Path = QUICKSTART
+) -> Config:
     """The settings of a new run: defaults, then recipes, then the command line.
 
-    ``configs/quickstart.yaml`` is the recipe when neither a recipe nor a run to resume is given; it never lies under
-    another recipe.
+    Args:
+        groups: settings and groups of settings that the command line takes; recipes may hold others.
+        quickstart: the recipe when neither a recipe nor a run to resume is given; it never lies under another one.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or a recipe that cannot be read.
     """
-    given, settings = _given(program, description, argv, {}, show_defaults=True)
+    given, settings = _given(program, description, argv, {}, show_defaults=True, groups=groups, is_new_run=True)
     if not given.config and not settings.get("resume"):
-        settings = overlay(_read_recipe(QUICKSTART), settings)
+        settings = overlay(_read_recipe(quickstart), settings)
     return from_dict(settings)
 
 
@@ -63,7 +80,7 @@ def explicit_settings(argv: list[str]) -> dict[str, Any]:
     Raises:
         UserError: as :func:`parse`.
     """
-    return _given("", "", argv, {}, show_defaults=False)[1]
+    return _given("", "", argv, {}, show_defaults=False, is_new_run=True)[1]
 
 
 def parse_over_checkpoint(
@@ -138,6 +155,7 @@ def _given(
     arguments: Arguments,
     show_defaults: bool,
     groups: Sequence[str] = (),
+    is_new_run: bool = False,
 ) -> tuple[Namespace, dict[str, Any]]:
     """What was given: the tool's own arguments (and ``config``, a list of files), and the merged settings."""
     parser = _build_parser(program, description, arguments, show_defaults, groups)
@@ -151,7 +169,7 @@ def _given(
     settings: dict[str, Any] = {}
     for file in given.config:
         recipe = _read_recipe(Path(file))
-        if groups:
+        if not is_new_run:
             recipe.pop("output", None)  # the folder of the run that the recipe is from is not this tool's
         settings = overlay(settings, recipe)
     return given, overlay(settings, _plain(values, "--{}"))
@@ -307,7 +325,7 @@ def _check_flags(argv: list[str], own: list[str], groups: Sequence[str]) -> None
 def _no_use(name: str, own: Sequence[str]) -> UserError:
     if "checkpoint" in own and _is_taken(name, _ARCHITECTURE):
         return UserError(
-            f"--{name}: this is fixed when a detector is trained and comes with its checkpoint; give it to train_det.py"
+            f"--{name}: this is fixed in training and comes with the checkpoint; give it when you train a new one"
         )
     return UserError(f"--{name}: this tool has no use for the setting; --help lists those that it takes")
 

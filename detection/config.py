@@ -151,8 +151,9 @@ class AugmentSettings:
 class DataSettings:
     """The data set and how its images reach the detector."""
 
-    format: Literal["voc", "coco", "shapes"] = "voc"
-    """voc: a devkit or any folder in VOC layout. coco: COCO, or any COCO file. shapes: the small built-in set."""
+    format: Literal["voc", "coco", "ilsvrc", "shapes", "single_shapes"] = "voc"
+    """voc: a devkit or any folder in VOC layout. coco: COCO, or any COCO file. ilsvrc: ImageNet's localization data in
+    Kaggle's layout. shapes, single_shapes: the small built-in sets; in the second an image holds one class."""
     root: str = "data/VOCdevkit"
     """voc: a devkit, or a folder with Annotations, JPEGImages and ImageSets. coco: with annotations, train2017."""
     train: str = "2007/trainval"
@@ -167,6 +168,10 @@ class DataSettings:
     """Training images without a target: kept as background, or left out (scoring always takes every image)."""
     on_error: Literal["fail", "drop"] = "fail"
     """On faulty annotations: stop with a list of all of them, or leave out the object (or the unusable image)."""
+    ids: str = ""
+    """ilsvrc: the devkit's list of synsets in the order of their ids; none: the lines of LOC_synset_mapping.txt."""
+    blacklist: str = ""
+    """ilsvrc: file of the numbers of the validation images that are left out; none: all are taken."""
     min_size: tuple[int, ...] = (600,)
     """Shorter side after resizing, in pixels; training draws one of several values (FR: 600)."""
     max_size: int = 1000
@@ -180,6 +185,51 @@ class DataSettings:
     workers: int = 2
     """Processes that read and prepare images; 0: the main process does it."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass(frozen=True)
+class LocalizationSettings:
+    """One box for a class that is known or guessed (RN, appendix C); of train_loc, eval_loc and score_loc."""
+
+    method: Literal["rpn", "rcnn", "pcr"] = "rpn"
+    """rpn: per-class proposals, the best one is the answer. rcnn: the proposals of a trained rpn, each looked at again.
+    pcr: one box a class from the whole crop (VGG)."""
+    layer: Literal["conv5", "conv4"] = "conv5"
+    """The maps that are read: rpn puts its anchors on them, the others take their mean (RN: conv5; VGG: conv5 only)."""
+    crop: int = 224
+    """Side of the crops that are trained on, and of the proposals that rcnn looks at, in pixels (RN)."""
+    scales: tuple[int, int] = (256, 480)
+    """Shorter side before a training crop is cut: smallest and largest (RN, as in classification)."""
+    anchor_sizes: tuple[float, ...] = (64.0, 128.0, 224.0)
+    """rpn: square roots of the anchors' areas, in pixels of the crop."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """rpn: height over width of the anchors."""
+    samples: int = 8
+    """rpn: anchors of an image that enter the loss (RN)."""
+    fg_fraction: float = 0.5
+    """rpn: at most this share of them is positive; rcnn: this share of the proposals trained on is (RN: 1:1)."""
+    fg_iou: float = 0.5
+    """An anchor or proposal with at least this IoU to an object is positive."""
+    bg_iou: float = 0.3
+    """One whose best IoU is below this is negative."""
+    box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    """Factors of the encoded offsets x, y, w, h."""
+    beta: float = 1 / 9
+    """Where the smooth L1 box loss turns from quadratic to linear."""
+    box_weight: float = 1.0
+    """Factor of the box loss."""
+    dropout: float = 0.5
+    """Dropout after VGG's fc6 and fc7 (pcr, rcnn)."""
+    first_stage: str = ""
+    """rcnn: checkpoint of the rpn whose proposals it looks at."""
+    proposals: int = 200
+    """rcnn: the best so many of a class are looked at (RN)."""
+    test: Literal["1crop", "dense"] = "dense"
+    """1crop: the centre of the image alone. dense: the whole image, at `test_scales`."""
+    test_scales: tuple[int, ...] = (224, 288, 384, 480)
+    """dense: shorter sides of the image, in pixels."""
+    test_crop_from: int = 256
+    """1crop: shorter side of the image that the centre is cut from."""
 
 
 @dataclass(frozen=True)
@@ -313,6 +363,7 @@ class Config:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     test: InferenceSettings = field(default_factory=InferenceSettings)
+    loc: LocalizationSettings = field(default_factory=LocalizationSettings)
     metric: MetricSettings = field(default_factory=MetricSettings)
 
 

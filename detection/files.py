@@ -1,11 +1,14 @@
 """Files that are written whole or not at all, and folders that are new."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from detection.errors import UserError
+from detection.plain import plain
 
 
 @contextmanager
@@ -29,6 +32,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a record for people and programs; NaN, which JSON does not have, becomes null."""
+    with replacing(path) as file:
+        file.write_text(json.dumps(plain(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def require_writable(folder: Path) -> Path:

@@ -1,8 +1,11 @@
 """From settings to a run's settings: checked against each other, completed, said in sentences."""
 
 import dataclasses
+import json
 import math
+from collections.abc import Sequence
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from detection.config import Config, DataSettings
@@ -46,6 +49,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.eval_every": (0, INFINITY),
     "train.checkpoint_every": (0, INFINITY),
     "train.stop_at": (0, INFINITY),
+    "loc.fg_fraction": (0, 1),
+    "loc.fg_iou": (0, 1),
+    "loc.bg_iou": (0, 1),
+    "loc.beta": (0, INFINITY),
+    "loc.box_weight": (0, INFINITY),
+    "loc.dropout": (0, 1),
     "test.score_threshold": (0, 1),
     "test.nms_iou": (0, 1),
     "test.refine_rounds": (1, 100),
@@ -74,6 +83,15 @@ POSITIVE = (
     "model.roi.samples",
     "model.roi.box_weights",
     "model.roi.max_side_ratio",
+    "loc.crop",
+    "loc.scales",
+    "loc.anchor_sizes",
+    "loc.anchor_ratios",
+    "loc.samples",
+    "loc.box_weights",
+    "loc.proposals",
+    "loc.test_scales",
+    "loc.test_crop_from",
     "train.iterations",
     "train.batch_size",
     "train.accumulate",
@@ -114,7 +132,6 @@ def finalize(config: Config, world_size: int = 1) -> tuple[Config, list[str]]:
         f"learning rate {lr:g} = {train.lr:g} x batch {train.batch_size} / reference batch {train.reference_batch}",
         f"batch {train.batch_size} = {world_size} {'process' if world_size == 1 else 'processes'} x "
         f"{train.accumulate} accumulated x {each} images",
-        anchors(config),
     ]
     train = dataclasses.replace(train, lr=lr, reference_batch=train.batch_size)
     return dataclasses.replace(config, train=train), sentences
@@ -143,6 +160,21 @@ def check(config: Config) -> None:
             raise UserError(f"{name} {shown}: give {'values' if isinstance(value, tuple) else 'a value'} above 0")
     _check_model(config)
     _check_rest(config)
+
+
+def require_unchanged(trained: Config, asked: Config, names: Sequence[str], path: str | Path) -> None:
+    """Raises a UserError when settings were laid over a checkpoint that only training can change.
+
+    Args:
+        names: dotted names of settings that the weights in `path` belong to.
+    """
+    for name in names:
+        before, now = value_of(trained, name), value_of(asked, name)
+        if before != now:
+            raise UserError(
+                f"{path}: it was trained with {name} {json.dumps(before)}, which cannot become {json.dumps(now)} now; "
+                "leave it out, and give no recipe but its own by --config"
+            )
 
 
 def value_of(config: Config, name: str) -> Any:
@@ -175,16 +207,33 @@ def _check_rest(config: Config) -> None:
     if data.max_size < max(data.min_size):
         raise UserError(f"data.max_size {data.max_size} is below data.min_size {max(data.min_size)}: raise it")
     _check_scales(config.test.scales)
+    _check_localization(config)
     if config.test.refine_rounds > 1 and not config.test.refine:
         raise UserError(f"test.refine_rounds {config.test.refine_rounds}: give test.refine true too, or no rounds")
     if data.test_max_size < data.test_min_size:
         raise UserError(f"data.test_max_size {data.test_max_size} is below data.test_min_size: raise it")
-    if data.format == "shapes" and data.root == DataSettings.root:
+    if data.format in ("shapes", "single_shapes") and data.root == DataSettings.root:
         raise UserError(
             f"data.root {data.root} is the place of PASCAL VOC: name another folder for the built-in shapes"
         )
     if train.precision == "fp16" and config.device == "cpu":
         raise UserError("train.precision fp16 needs a GPU: use bf16 or fp32")
+
+
+def _check_localization(config: Config) -> None:
+    loc = config.loc
+    if loc.method == "pcr" and loc.test == "dense":
+        raise UserError("loc.test dense: pcr has no score to choose among places by; give loc.test 1crop")
+    if loc.method == "rpn" and int(loc.samples * loc.fg_fraction) < 1:
+        raise UserError(
+            f"loc.samples {loc.samples} x loc.fg_fraction {loc.fg_fraction}: no positive is left; raise them"
+        )
+    if loc.bg_iou > loc.fg_iou:
+        raise UserError(f"loc.bg_iou {loc.bg_iou} is above loc.fg_iou {loc.fg_iou}: lower it")
+    if loc.scales[0] > loc.scales[1]:
+        raise UserError(f"loc.scales {list(loc.scales)} must not decrease")
+    if list(loc.test_scales) != sorted(set(loc.test_scales)):
+        raise UserError(f"loc.test_scales {list(loc.test_scales)} must increase")
 
 
 def _check_scales(scales: tuple[int, ...]) -> None:

@@ -137,3 +137,96 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["train"]["ema_decay"] = 0.5
     settings["output"] = str(tmp_path_factory.mktemp("runs") / "tiny")
     return train(from_dict(settings), settings)
+
+
+# Localization
+
+LOC_SETS = {"train": range(8), "val": range(8, 14), "plain": range(14, 16)}
+"""Numbers of the images; the first of val holds nothing, nor do those of plain."""
+LOC_CLASSES = ("bar", "disc", "ring")
+LOC_SIZES = ((64, 64), (64, 96), (96, 64), (80, 112))
+"""Rows and columns of the images, in turn."""
+
+
+@pytest.fixture(scope="session")
+def loc_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in VOC layout, 16 images with one or two large objects of one class each, or none."""
+    root = tmp_path_factory.mktemp("loc") / "figures"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(8)
+    for name, numbers in LOC_SETS.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
+        for number in numbers:
+            rows, columns = LOC_SIZES[number % len(LOC_SIZES)]
+            image = rng.integers(90, 140, (rows, columns, 3), np.uint8)
+            count = 0 if name == "plain" or number == 8 else 1 + (columns > 64)
+            kind = LOC_CLASSES[number % len(LOC_CLASSES)]
+            objects = [_figure(image, kind, place * columns // count, columns // count, rng) for place in range(count)]
+            cv2.imwrite(str(root / "JPEGImages" / f"{number:06d}.jpg"), image)
+            (root / "Annotations" / f"{number:06d}.xml").write_text(_xml(rows, columns, objects))
+    return root
+
+
+def _figure(image: np.ndarray, kind: str, left: int, room: int, rng: np.random.Generator) -> ShapeObject:
+    """Draws one object into the columns from `left` on, of which it has `room`."""
+    width, height = int(rng.integers(room // 2, room - 4)), int(rng.integers(36, 54))
+    x, y = left + int(rng.integers(0, room - width)), int(rng.integers(0, len(image) - height))
+    colour = tuple(int(value) for value in rng.choice([20, 235], 3))
+    if kind == "bar":
+        cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), colour, -1)
+    else:
+        centre, axes = (x + width // 2, y + height // 2), (width // 2 - 3, height // 2 - 3)
+        cv2.ellipse(image, centre, axes, 0, 0, 360, colour, -1 if kind == "disc" else 5)
+    return ShapeObject(kind, (x, y, x + width, y + height), difficult=False)
+
+
+LOC = {
+    "backbone": "resnet18",
+    "weights": "none",
+    "device": "cpu",
+    "model": {"norm": "group", "freeze_at": 0},
+    "data": {"train": "train", "val": "val", "workers": 0},
+    "loc": {
+        "method": "rpn",
+        "layer": "conv4",
+        "crop": 64,
+        "scales": [64, 80],
+        "anchor_sizes": [32, 48],
+        "proposals": 6,
+        "test_scales": [64, 80],
+        "test_crop_from": 64,
+    },
+    "train": {
+        "iterations": 3,
+        "batch_size": 2,
+        "reference_batch": 2,
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "weight_decay": 0.0001,
+        "schedule": "onecycle",
+        "clip_norm": 10.0,
+        "log_every": 1,
+    },
+}
+"""The smallest localizer, and the shortest run."""
+
+
+@pytest.fixture
+def loc_config(loc_data: Path) -> dict[str, Any]:
+    """Settings of a localization run of 3 iterations, nested; a test may change its copy."""
+    settings = copy.deepcopy(LOC)
+    settings["data"]["root"] = str(loc_data)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def loc_run(loc_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of an rpn, with a moving average of the weights; nothing may write to it."""
+    from detection.localization.run import train
+
+    settings = copy.deepcopy(LOC)
+    settings["data"]["root"] = str(loc_data)
+    settings["train"]["ema_decay"] = 0.5
+    settings["output"] = str(tmp_path_factory.mktemp("runs") / "figures")
+    return train(from_dict(settings), settings)

@@ -60,7 +60,7 @@ def test_every_file_of_test_settings_is_shown_and_every_shown_file_exists() -> N
 
 def test_every_setting_that_a_command_gives_exists() -> None:
     commands = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)) + "".join(re.findall(r"`--.*?`", README))
-    names = set(re.findall(r"--((?:model|data|train|test|metric)\.[\w.]+)", commands))
+    names = set(re.findall(r"--((?:model|data|train|test|metric|loc)\.[\w.]+)", commands))
     assert {"test.refine", "test.vote_iou", "test.scales", "test.flip", "model.global_context"} <= names
     for name in names:
         value_of(Config(), name)  # an unknown one raises AttributeError

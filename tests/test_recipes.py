@@ -8,13 +8,15 @@ import torch
 import yaml
 
 from backbones import names
-from detection.command_line import explicit_settings, parse
+from detection.command_line import LOC_QUICKSTART, LOCALIZATION, explicit_settings, parse
 from detection.config import to_dict
 from detection.finalize import finalize
+from detection.localization.build import build_localizer
 from detection.model.build import build_detector
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "loc_" not in path.stem)
+LOC_RECIPES = sorted(path.stem for path in CONFIGS.glob("*loc_*.yaml"))
 TEST_FILES = sorted(path.stem for path in (CONFIGS / "test").glob("*.yaml"))
 PUBLISHED = (
     "voc07_resnet101_c4", "voc0712_resnet101_c4", "voc07_vgg16_fc", "voc0712_vgg16_fc",
@@ -51,7 +53,7 @@ def test_all_recipes_are_there():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_read_and_agrees_with_itself(name):
     config, sentences = finalize(recipe(name))
-    assert len(sentences) == 3
+    assert len(sentences) == 2
     assert config.train.reference_batch == config.train.batch_size
     assert finalize(config)[0] == config
 
@@ -349,4 +351,45 @@ def test_coco_recipes_leave_out_what_cannot_be_learned_from(name):
 
 def test_every_recipe_has_its_place_in_the_documentation():
     text = (CONFIGS.parent / "docs" / "recipes.md").read_text()
-    assert [name for name in RECIPES if f"`{name}`" not in text] == []
+    assert [name for name in (*RECIPES, *LOC_RECIPES) if f"`{name}`" not in text] == []
+
+
+# Localization
+
+
+def loc_recipe(name):
+    path = CONFIGS / f"{name}.yaml"
+    return parse("train_loc.py", "", ["--config", str(path)], LOCALIZATION, LOC_QUICKSTART)
+
+
+LOC_SHAPES = {
+    "loc_quickstart": {"layers.scores.weight": (8, 9, 1024), "layers.offsets.weight": (8, 36, 1024)},
+    "imagenet_loc_resnet101_rpn": {"layers.scores.weight": (1000, 9, 2048), "layers.offsets.weight": (1000, 36, 2048)},
+    "imagenet_loc_resnet101_rcnn": {"layers.scores.weight": (1000, 1, 2048), "layers.offsets.weight": (1000, 4, 2048)},
+    "imagenet_loc_vgg16_pcr": {"layers.offsets.weight": (1000, 4, 4096), "tail.fc6.weight": (4096, 25088)},
+}
+"""Nine anchors a place; 1,000 classes; VGG's fc6 reads 512 x 7 x 7."""
+
+
+def test_all_localization_recipes_are_there():
+    assert set(LOC_RECIPES) == set(LOC_SHAPES)
+
+
+@pytest.mark.parametrize("name", LOC_RECIPES)
+def test_a_localization_recipe_builds_what_it_promises(name):
+    config, _ = finalize(loc_recipe(name))
+    with torch.device("meta"):
+        localizer, _ = build_localizer(config, 8 if name == "loc_quickstart" else 1000, load_weights=False)
+    found = {key: tuple(tensor.shape) for key, tensor in localizer.state_dict().items()}
+    assert found.items() >= LOC_SHAPES[name].items()
+    assert ("layers.scores.weight" in found) == (config.loc.method != "pcr")
+
+
+def test_localization_recipes_hold_the_papers_values():
+    """Appendix C: mini-batches of 256, 8 anchors at 1:1, crops of 224 out of 256 to 480, 200 proposals."""
+    for name in LOC_RECIPES[:-1]:
+        config = loc_recipe(name)
+        assert (config.train.batch_size, config.loc.crop, config.data.augment.hflip) == (256, 224, 0.5)
+    rpn, rcnn = loc_recipe("imagenet_loc_resnet101_rpn").loc, loc_recipe("imagenet_loc_resnet101_rcnn").loc
+    assert (rpn.samples, rpn.fg_fraction, rpn.scales) == (8, 0.5, (256, 480))
+    assert rpn.anchor_sizes == (64.0, 128.0, 224.0) and rcnn.proposals == 200

@@ -1,7 +1,6 @@
 """Score a file of detections, from any software, on any data set: both protocols, 95 % intervals, kinds of error."""
 
 import dataclasses
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> None:
     given, config = parse_for("score_det.py", __doc__, argv, ARGUMENTS, GROUPS)
     from detection.evaluation.names import result_names
     from detection.evaluation.result_files import read_detections, write_server_archive
-    from detection.files import require_writable
+    from detection.files import require_writable, write_json
 
     for place in filter(None, [config.output, given.archive, str(Path(given.json).parent)]):
         require_writable(Path(place))
@@ -55,6 +54,7 @@ def main(argv: list[str]) -> None:
         record = score_all(dict(zip(result_names(paths), results, strict=True)), annotations, config)
         if given.json:
             write_json(Path(given.json), {"protocol": protocol(annotations, config), **record})
+            print(f"every number, unrounded, is in {given.json}")
     elif not given.archive:
         raise UserError(f"--data.val {config.data.val}: has no annotations to score against; --archive FOLDER packs it")
 
@@ -143,16 +143,6 @@ def protocol(annotations: "Annotations", config: Config) -> dict[str, Any]:
         "COCO": {"engine": metric.coco_engine, "version": version(metric.coco_engine)},
         "bootstrap": {"resamples": metric.bootstrap, "seed": config.seed, "interval": interval},
     }
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """NaN, which JSON does not have, is written as null."""
-    from detection.files import replacing
-    from detection.plain import plain
-
-    with replacing(path) as file:
-        file.write_text(json.dumps(plain(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"every number, unrounded, is in {path}")
 
 
 if __name__ == "__main__":

@@ -7,31 +7,44 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from detection.config import DataSettings
-from detection.data import coco, voc
+from detection.data import coco, ilsvrc, shapes, single_shapes, voc
 from detection.data.dataset import Annotations
-from detection.data.shapes import CLASSES, ensure_shapes
 
 __all__ = ["class_names", "read_annotations"]
+
+_Read = Callable[[DataSettings, str, tuple[str, ...], bool], Annotations]
+"""Takes settings, sets, class names, and whether pictures must be there."""
 
 
 class _Format(NamedTuple):
     """How data of one format is read."""
 
-    read: Callable[[str, str, tuple[str, ...], str, bool], Annotations]
-    """Takes root, sets, class names, `on_error`, and whether pictures must be there."""
+    read: _Read
     find_classes: Callable[[str, Iterable[str]], tuple[str, ...]]
     """Takes root and sets."""
 
 
-def _read_shapes(root: str, sets: str, classes: tuple[str, ...], on_error: str, pictures: bool) -> Annotations:
-    ensure_shapes(root)
-    return voc.read_voc(root, sets, classes, on_error, pictures)
+def _by_root(read: Callable[[str, str, tuple[str, ...], str, bool], Annotations]) -> _Read:
+    """A reader that asks of the settings for no more than root and `on_error`."""
+    return lambda settings, sets, names, pictures: read(settings.root, sets, names, settings.on_error, pictures)
+
+
+def _built_in(ensure: Callable[[str], None], names: tuple[str, ...]) -> _Format:
+    """Data in VOC layout that are written on the first use."""
+
+    def read(settings: DataSettings, sets: str, names: tuple[str, ...], pictures: bool) -> Annotations:
+        ensure(settings.root)
+        return voc.read_voc(settings.root, sets, names, settings.on_error, pictures)
+
+    return _Format(read, lambda root, sets: names)
 
 
 _FORMATS = {
-    "voc": _Format(voc.read_voc, voc.find_classes),
-    "coco": _Format(coco.read_coco, coco.find_classes),
-    "shapes": _Format(_read_shapes, lambda root, sets: CLASSES),
+    "voc": _Format(_by_root(voc.read_voc), voc.find_classes),
+    "coco": _Format(_by_root(coco.read_coco), coco.find_classes),
+    "ilsvrc": _Format(ilsvrc.read_ilsvrc, ilsvrc.find_classes),
+    "shapes": _built_in(shapes.ensure_shapes, shapes.CLASSES),
+    "single_shapes": _built_in(single_shapes.ensure_single_shapes, single_shapes.CLASSES),
 }
 
 
@@ -46,8 +59,7 @@ def read_annotations(settings: DataSettings, sets: str, pictures: bool = True) -
     Raises:
         UserError: something is missing, or there are faults and `settings.on_error` is "fail".
     """
-    names = class_names(settings, sets)
-    return _FORMATS[settings.format].read(settings.root, sets, names, settings.on_error, pictures)
+    return _FORMATS[settings.format].read(settings, sets, class_names(settings, sets), pictures)
 
 
 def class_names(settings: DataSettings, *sets: str) -> tuple[str, ...]:

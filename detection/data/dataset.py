@@ -206,7 +206,7 @@ def for_training(annotations: Annotations, settings: DataSettings) -> Annotation
         kept = _keep_objects(kept, ~kept.ignore)
     if settings.empty == "drop":
         targets = np.bincount(kept.image_of_object[~kept.ignore], minlength=len(kept))
-        kept = _keep_images(kept, targets > 0)
+        kept = keep_images(kept, targets > 0)
     if not len(kept):
         emptied = f"none of its {len(annotations)} images has a target, and --data.empty drop leaves such images out"
         why = emptied if len(annotations) else "it has no usable image"
@@ -229,7 +229,7 @@ def _keep_objects(annotations: Annotations, keep: np.ndarray) -> Annotations:
     return replace(annotations, offsets=kept_before[annotations.offsets], **kept)
 
 
-def _keep_images(annotations: Annotations, keep: np.ndarray) -> Annotations:
+def keep_images(annotations: Annotations, keep: np.ndarray) -> Annotations:
     """The images where `keep` (I,) is true, with their objects."""
     if keep.all():
         return annotations

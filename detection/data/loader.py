@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detection.batch import Batch
 from detection.config import DataSettings
 from detection.data.dataset import Annotations, ImageSize, Sample, read_image
-from detection.data.transforms import TestTransform, TrainTransform
+from detection.data.transforms import TestTransform, Transformed
 from detection.errors import UserError
 
 Key = tuple[int, int]
 """What a sample is asked for with: position in the run, index in the annotations."""
+TrainingTransform = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int], Transformed]
+"""Takes an image, its boxes, labels and ignore flags, the position in the run and the index of the image."""
 Images = dict[ImageSize, Batch]
 """The same images at one or several sizes."""
 
@@ -38,6 +40,7 @@ Images = dict[ImageSize, Batch]
 def training_loader(
     annotations: Annotations,
     settings: DataSettings,
+    transform: TrainingTransform,
     *,
     batch_size: int,
     seed: int,
@@ -47,15 +50,16 @@ def training_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Endless batches of augmented images, drawn by (seed, epoch) and transformed by (seed, position).
+    """Endless batches of images, drawn by (seed, epoch) and transformed by position.
 
     The batches are the same for any number of workers, and together the same for any number of processes.
 
     Args:
         annotations: the training set, as :func:`~detection.data.dataset.for_training` gives it.
-        settings: sizes, augmentation, grouping, workers.
+        settings: grouping, workers.
+        transform: what happens to an image; it follows from the position alone.
         batch_size: images of a batch over all processes.
-        seed: of everything random.
+        seed: of the order of the images.
         padding: padded rows and columns are multiples of this, and large enough for this process's images;
             :func:`pad_batch` makes them larger when another process has a larger image.
         start: how many batches of the endless sequence are left out.
@@ -69,7 +73,7 @@ def training_loader(
     batches = TrainingBatches(
         annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
     )
-    dataset = DetectionDataset(annotations, TrainTransform(settings, seed))
+    dataset = DetectionDataset(annotations, transform)
     return _loader(dataset, batches, partial(collate, padding=padding), settings.workers, pin_memory)
 
 
@@ -175,7 +179,7 @@ def scoring_batches(sizes: Sequence[tuple], part: Sequence[int], batch_size: int
 class DetectionDataset(Dataset[Sample]):
     """Annotations seen through a transform; a sample is asked for by (position in the run, index of the image)."""
 
-    def __init__(self, annotations: Annotations, transform: TrainTransform) -> None:
+    def __init__(self, annotations: Annotations, transform: TrainingTransform) -> None:
         self._annotations = annotations
         self._transform = transform
 
@@ -222,14 +226,12 @@ def read_annotated(annotations: Annotations, index: int) -> np.ndarray:
     return image
 
 
-def as_sample(
-    annotations: Annotations, key: Key, image: np.ndarray, transform: TrainTransform | TestTransform
-) -> Sample:
+def as_sample(annotations: Annotations, key: Key, image: np.ndarray, transform: TrainingTransform) -> Sample:
     """The image (H, W, 3) with its objects, transformed."""
     position, index = key
     objects = annotations.objects(index)
     boxes = annotations.boxes[objects].astype(np.float32)
-    done = transform(image, boxes, annotations.labels[objects], annotations.ignore[objects], position)
+    done = transform(image, boxes, annotations.labels[objects], annotations.ignore[objects], position, index)
     return Sample(done.image, done.original_size, done.boxes, done.labels, done.ignore, position, index)
 
 

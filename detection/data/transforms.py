@@ -37,11 +37,16 @@ class TrainTransform:
     def __init__(self, settings: DataSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
-        augment = settings.augment
-        self._compose = _pipeline(augment) if max(augment.hflip, augment.vflip, augment.colour) > 0 else None
+        self._augment = Augmentation(settings.augment)
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray, position: int
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        ignore: np.ndarray,
+        position: int,
+        index: int = 0,
     ) -> Transformed:
         """Transforms one image.
 
@@ -51,22 +56,30 @@ class TrainTransform:
             labels: (N,) int64.
             ignore: (N,) bool.
             position: place of the sample in the run.
+            index: of the image in its set; it makes no difference.
         """
         rng = np.random.default_rng([self._seed, position])
         if rng.random() < self._settings.augment.crop:
             image, boxes = _crop(image, boxes, rng)
-        kept = np.arange(len(boxes))
-        if self._compose is not None:
-            image, boxes, kept = self._augment(image, boxes, rng)
+        image, boxes, kept = self._augment(image, boxes, rng)
         factor = rng.uniform(*self._settings.augment.scale_jitter)
         shorter = factor * rng.choice(self._settings.min_size)
         size = resized_size(image.shape[:2], shorter, factor * self._settings.max_size)
         return _resized(image, boxes, labels[kept], ignore[kept], size)
 
-    def _augment(
+
+class Augmentation:
+    """Mirrors an image, varies its colours, and takes its boxes along, as `hflip`, `vflip` and `colour` say."""
+
+    def __init__(self, augment: AugmentSettings) -> None:
+        self._compose = _pipeline(augment) if max(augment.hflip, augment.vflip, augment.colour) > 0 else None
+
+    def __call__(
         self, image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image, boxes, and which of the boxes given those are: labels and flags are taken along by it."""
+        if self._compose is None:
+            return image, boxes, np.arange(len(boxes))
         # One generator for all transforms. With `set_random_seed` each would begin the same sequence by itself, and
         # an image would be flipped both ways or not at all.
         self._compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
@@ -84,9 +97,15 @@ class TestTransform:
         self._size = size
 
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray, position: int = 0
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        ignore: np.ndarray,
+        position: int = 0,
+        index: int = 0,
     ) -> Transformed:
-        """Transforms one image; arguments as :class:`TrainTransform`'s, and `position` makes no difference."""
+        """Transforms one image; arguments as :class:`TrainTransform`'s; `position` and `index` make no difference."""
         return _resized(image, boxes, labels, ignore, self._size.resized(image.shape[:2]))
 
 

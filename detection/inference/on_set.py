@@ -42,7 +42,11 @@ def predict_set(paths: Sequence[str | Path], settings: dict[str, Any]) -> SetPre
     path, device = paths[0], settings.get("device", "auto")
     predictor = load_detector(paths, device, settings)
     data = dataclasses.replace(predictor.config.data, classes=predictor.class_names)
-    if "root" not in settings.get("data", {}) and data.format != "shapes" and not Path(data.root).is_dir():
+    if (
+        "root" not in settings.get("data", {})
+        and data.format not in ("shapes", "single_shapes")
+        and not Path(data.root).is_dir()
+    ):
         raise UserError(f"{path}: its run read --data.root {data.root}, which is not here; say where the data is now")
     annotations = read_annotations(data, data.val)
     if "classes" not in settings.get("data", {}):

@@ -4,7 +4,6 @@ Shapes: ``D`` detections, of one image in a :class:`Prediction`, of all images i
 :class:`~detection.evaluation.detections.Detections`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from detection.data.dataset import Annotations, Sample, read_image, resize, to_r
 from detection.data.loader import Images, collate_sizes, scoring_loader
 from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
-from detection.finalize import check, value_of
+from detection.finalize import check, require_unchanged
 from detection.inference.devices import autocast, choose_device, choose_precision, place
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.model.build import build_detector, class_names_of, load_state
-from detection.plain import plain
 
 ARCHITECTURE = (
     "backbone",
@@ -173,26 +171,16 @@ def _load_member(
 ) -> tuple[Member, tuple[str, ...], tuple[int, ...]]:
     """A detector with its settings, class names and category ids."""
     state = checkpoint.load(path)
+    checkpoint.require_kind(state, "detector", path)
     trained = from_dict(state["config"])
     config = from_dict(overlay(to_dict(trained), settings))
+    require_unchanged(trained, config, ARCHITECTURE, path)
     check(config)
-    _require_same_architecture(trained, config, path)
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
     detector = place(detector, device, config.train.channels_last).eval()
     return Member(detector, config), names, tuple(state.get("category_ids", ()))
-
-
-def _require_same_architecture(trained: Config, asked: Config, path: str | Path) -> None:
-    """Raises a UserError when settings were laid over a checkpoint that only training can change."""
-    for name in ARCHITECTURE:
-        before, now = plain(value_of(trained, name)), plain(value_of(asked, name))
-        if before != now:
-            raise UserError(
-                f"{path}: the detector was trained with {name} {json.dumps(before)}, which cannot become "
-                f"{json.dumps(now)} now; leave it out, and give no recipe but the detector's own by --config"
-            )
 
 
 def _require_same_classes(first: str | Path, names: tuple[str, ...], other: str | Path, its: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from detection.config import InferenceSettings, ModelSettings
 from detection.model.anchors import Anchors
 from detection.model.box_heads import POOL_SIZES, box_head, box_predictor
 from detection.model.boxes import unit_boxes
+from detection.model.pixels import Normalizer
 from detection.model.pooling import RegionPooling
 from detection.model.roi_heads import RoIHeads
 from detection.model.rpn import RegionProposalNetwork, proposal_head
@@ -69,8 +70,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         self.rpn = RegionProposalNetwork(anchors, rpn_head, settings.rpn, seed)
         levels, has_context = trunk.pooled_levels, settings.global_context
         self.roi_heads = RoIHeads(pool, head, predictor, levels, settings.roi, test, has_context, seed)
-        self.register_buffer("pixel_mean", 255 * torch.tensor(settings.image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", 255 * torch.tensor(settings.image_std).view(3, 1, 1), persistent=False)
+        self.normalize = Normalizer(settings.image_mean, settings.image_std)
 
     def forward(
         self, images: Batch | list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -89,16 +89,6 @@ class FasterRCNN(TorchvisionFasterRCNN):
     def features(self, batch: Batch) -> list[Tensor]:
         """The trunk's maps (B, C, h, w) of the images, fine to coarse."""
         return list(self.backbone(self.normalize(batch)).values())
-
-    def normalize(self, batch: Batch) -> Tensor:
-        """Images (B, 3, H, W) less the mean, over the deviation; 0 in the padding. Floating-point images are done."""
-        if batch.images.is_floating_point():
-            return batch.images
-        rows = torch.arange(batch.images.shape[2], device=batch.images.device)
-        columns = torch.arange(batch.images.shape[3], device=batch.images.device)
-        height, width = batch.sizes[:, 0].view(-1, 1, 1), batch.sizes[:, 1].view(-1, 1, 1)
-        inside = (rows.view(1, -1, 1) < height) & (columns.view(1, 1, -1) < width)
-        return torch.where(inside.unsqueeze(1), (batch.images - self.pixel_mean) / self.pixel_std, 0.0)
 
     def prepare(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None) -> Batch:
         """Resize, normalize and pad a list of images and their targets, as torchvision does."""

@@ -27,10 +27,9 @@ from detection import distributed
 from detection.batch import Batch
 from detection.config import Config
 from detection.data.dataset import Annotations
-from detection.data.loader import pad_batch, training_loader
+from detection.data.loader import TrainingTransform, pad_batch, training_loader
 from detection.errors import UserError
 from detection.inference.devices import autocast, choose_precision, place
-from detection.model.faster_rcnn import FasterRCNN
 from detection.training.log import RunLog
 from detection.training.optim import MovingAverage, Stepper, lr_factor
 
@@ -60,18 +59,28 @@ class Outcome:
 
 
 class Loop:
-    """Trains a detector; holds everything that a checkpoint needs to go on exactly.
+    """Trains a network; holds everything that a checkpoint needs to go on exactly.
 
     Args:
-        detector: on the CPU; it is moved to `device`.
+        detector: what is trained, on the CPU; it is moved to `device`. Given a batch it returns its losses.
         config: finalized settings.
         device: of this process.
         log: of the run.
         folder: of the run.
+        transform: what happens to a training image.
     """
 
-    def __init__(self, detector: FasterRCNN, config: Config, device: torch.device, log: RunLog, folder: Path) -> None:
+    def __init__(
+        self,
+        detector: nn.Module,
+        config: Config,
+        device: torch.device,
+        log: RunLog,
+        folder: Path,
+        transform: TrainingTransform,
+    ) -> None:
         self.config = config
+        self.transform = transform
         self.device = device
         self.log = log
         self.folder = folder
@@ -90,7 +99,7 @@ class Loop:
         self._since = (0, 0.0, 0.0)  # step and clock from which rates are measured
 
     @property
-    def scored_detector(self) -> FasterRCNN:
+    def scored_detector(self) -> nn.Module:
         """The weights to score and to hand out: the moving average if there is one."""
         return self.average.module if self.average else self.detector
 
@@ -171,6 +180,7 @@ class Loop:
         return training_loader(
             annotations,
             data,
+            self.transform,
             batch_size=train.batch_size // train.accumulate,
             seed=self.config.seed,
             padding=self.config.model.padding,
@@ -320,7 +330,7 @@ def dropout_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def parallel(detector: FasterRCNN) -> nn.Module:
+def parallel(detector: nn.Module) -> nn.Module:
     """The detector itself, or with several processes wrapped so that they average their gradients."""
     if distributed.world_size() == 1:
         return detector

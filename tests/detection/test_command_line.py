@@ -8,7 +8,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection import command_line
 from detection.command_line import (
     Arguments,
     explicit_settings,
@@ -74,10 +73,10 @@ def test_every_setting_survives_a_written_recipe(recipe):
     assert parse("train_det", "", ["--config", recipe(yaml.safe_dump(to_dict(Config())))]) == Config()
 
 
-def test_quickstart_is_taken_only_without_recipe_and_without_resume(recipe, monkeypatch):
-    monkeypatch.setattr(command_line, "QUICKSTART", Path(recipe("train: {iterations: 7, lr: 0.5}\n", "quick.yaml")))
-    assert parse("train_det", "", ["--train.lr", "1"]).train.iterations == 7
-    assert parse("train_det", "", ["--train.lr", "1"]).train.lr == 1.0
+def test_quickstart_is_taken_only_without_recipe_and_without_resume(recipe):
+    quick = Path(recipe("train: {iterations: 7, lr: 0.5}\n", "quick.yaml"))
+    assert parse("train_det", "", ["--train.lr", "1"], quickstart=quick).train.iterations == 7
+    assert parse("train_det", "", ["--train.lr", "1"], quickstart=quick).train.lr == 1.0
     other = recipe("seed: 3\n")
     assert parse("train_det", "", ["--config", other]).train.iterations == Config().train.iterations
     assert parse("train_det", "", ["--resume", "runs/x"]).train.iterations == Config().train.iterations
@@ -276,7 +275,7 @@ def test_tool_refuses_settings_without_use(flag: str) -> None:
 def test_tool_with_a_checkpoint_says_that_the_detector_is_fixed(flag: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_over_checkpoint("eval_det.py", "", ["--checkpoint", "a.pt", flag, "x"], ARGUMENTS, ("data", "test"))
-    reason = "this is fixed when a detector is trained and comes with its checkpoint; give it to train_det.py"
+    reason = "this is fixed in training and comes with the checkpoint; give it when you train a new one"
     assert str(caught.value) == f"{flag.partition('=')[0]}: {reason}"
 
 

@@ -183,8 +183,8 @@ def test_context_is_not_switched_on_at_test(refusal, tiny_run, tiny_data, tmp_pa
     words = ("--input", tiny_data / "JPEGImages") if name == "predict_det" else ()
     run = (name, "--checkpoint", tiny_run / "best.pt", *words)
     said = refusal(*run, "--model.global_context", "true")
-    assert "--model.global_context: this is fixed when a detector is trained and comes with its checkpoint" in said
+    assert "--model.global_context: this is fixed in training and comes with the checkpoint" in said
     (tmp_path / "context.yaml").write_text("model: {global_context: true}")
     said = refusal(*run, "--config", tmp_path / "context.yaml")
-    assert f"{tiny_run / 'best.pt'}: the detector was trained with model.global_context false" in said
+    assert f"{tiny_run / 'best.pt'}: it was trained with model.global_context false" in said
     assert "which cannot become true now" in said

@@ -26,6 +26,7 @@ from detection.data.loader import (
     scoring_loader,
     training_loader,
 )
+from detection.data.transforms import TrainTransform
 from detection.data.voc import read_voc
 from detection.errors import UserError
 
@@ -63,7 +64,12 @@ def _equal(first: Batch, second: Batch) -> bool:
 
 
 def _training(data: Annotations, workers: int = 0, **changes: object) -> Iterable[Batch]:
-    return training_loader(data, _settings(workers), **{"batch_size": 4, "seed": 3, "padding": 16, **changes})
+    return training_loader(
+        data,
+        _settings(workers),
+        TrainTransform(_settings(workers), 3),
+        **{"batch_size": 4, "seed": 3, "padding": 16, **changes},
+    )
 
 
 def test_workers_make_no_difference(data: Annotations) -> None:
@@ -131,7 +137,9 @@ def test_difficult_objects_are_treated_as_the_settings_say(data: Annotations) ->
     totals = {}
     for mode in ("ignore", "use", "drop"):
         settings = _settings(difficult=mode)
-        loader = training_loader(for_training(data, settings), settings, batch_size=4, seed=3, padding=16)
+        loader = training_loader(
+            for_training(data, settings), settings, TrainTransform(settings, 3), batch_size=4, seed=3, padding=16
+        )
         batches = _take(loader, 5)
         totals[mode] = [sum(int((batch.gt_labels > 0).sum()) for batch in batches)]
         totals[mode] += [sum(int(batch.gt_ignore.sum()) for batch in batches)]
@@ -144,7 +152,7 @@ def test_images_left_out_never_come_and_the_rest_keep_their_objects(data: Annota
     settings = _settings(empty="drop", group_by_shape=False, augment=AugmentSettings(hflip=0.0))
     kept = for_training(data, settings)
     assert len(kept) == 10 and data.image_ids[0] not in kept.image_ids
-    batches = _take(training_loader(kept, settings, batch_size=2, seed=3, padding=16), 5)
+    batches = _take(training_loader(kept, settings, TrainTransform(settings, 3), batch_size=2, seed=3, padding=16), 5)
     seen = torch.cat([batch.image_indices for batch in batches]).tolist()
     assert sorted(seen) == list(range(10))
     counts = torch.cat([(batch.gt_labels > 0).sum(dim=1) for batch in batches]).tolist()
@@ -282,11 +290,12 @@ _SIGNALLED = """
 import multiprocessing, os, sys
 from detection.config import DataSettings
 from detection.data.loader import training_loader
+from detection.data.transforms import TrainTransform
 from detection.data.voc import read_voc
 
 data = read_voc(sys.argv[1], "train", ("a", "b"))
 settings = DataSettings(workers=2, min_size=(32,), max_size=64)
-batches = iter(training_loader(data, settings, batch_size=2, seed=0, padding=16))
+batches = iter(training_loader(data, settings, TrainTransform(settings, 0), batch_size=2, seed=0, padding=16))
 next(batches)
 workers = multiprocessing.active_children()
 other = f"import os, signal; [os.kill(pid, signal.SIGTERM) for pid in {[worker.pid for worker in workers]}]"

@@ -302,7 +302,7 @@ def test_what_a_detector_was_trained_with_cannot_be_changed(tiny_run, settings, 
     """Some of it would fit the weights and change the results in silence."""
     with pytest.raises(UserError, match=re.escape(words)) as caught:
         load_detector(tiny_run / "best.pt", "cpu", settings)
-    assert str(caught.value).startswith(f"{tiny_run / 'best.pt'}: the detector was trained with ")
+    assert str(caught.value).startswith(f"{tiny_run / 'best.pt'}: it was trained with ")
     asked = {"model": {"rpn": {"post_nms_test": 5, "anchor_sizes": [8, 16, 32, 48, 64]}}}
     assert load_detector(tiny_run / "best.pt", "cpu", asked).config.model.rpn.post_nms_test == 5
 

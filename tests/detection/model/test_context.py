@@ -263,6 +263,6 @@ def test_a_run_trains_the_context_and_its_checkpoint_predicts(
 
 
 def test_a_detector_without_context_cannot_be_given_it(tiny_run: Path) -> None:
-    with pytest.raises(UserError, match="best.pt: the detector was trained with model.global_context false") as caught:
+    with pytest.raises(UserError, match="best.pt: it was trained with model.global_context false") as caught:
         load_detector(tiny_run / "best.pt", "cpu", {"model": {"global_context": True}})
     assert "which cannot become true now" in str(caught.value) and "\n" not in str(caught.value)

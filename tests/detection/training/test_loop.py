@@ -13,6 +13,7 @@ from detection.config import from_dict, overlay
 from detection.data import read_annotations
 from detection.data.dataset import read_image
 from detection.data.loader import TrainingBatches, training_loader
+from detection.data.transforms import TrainTransform
 from detection.errors import UserError
 from detection.finalize import finalize
 from detection.model.build import build_detector
@@ -32,7 +33,9 @@ def loop_of(tiny_config, tmp_path):
         detector, _ = build_detector(config, 4)
         log = RunLog(tmp_path, config.train.iterations, config.train.log_every)
         data = read_annotations(config.data, config.data.train)
-        return Loop(detector, config, torch.device("cpu"), log, tmp_path), data
+        return Loop(
+            detector, config, torch.device("cpu"), log, tmp_path, TrainTransform(config.data, config.seed)
+        ), data
 
     return make
 
@@ -69,7 +72,7 @@ def test_a_step_is_one_of_sgd_on_the_sum_of_the_losses(loop_of):
     schedule = {"schedule": "multistep", "steps": [], "warmup_iterations": 0, "iterations": 1}
     loop, data = loop_of(train={**settings, **schedule})
     other, _ = loop_of()
-    batch = next(iter(training_loader(data, loop.config.data, batch_size=2, seed=0, padding=64)))
+    batch = next(iter(training_loader(data, loop.config.data, loop.transform, batch_size=2, seed=0, padding=64)))
     detector = other.detector.train()
     losses = detector(batch)
     sum(losses.values()).backward()
@@ -91,7 +94,7 @@ def test_accumulated_parts_count_as_their_mean(loop_of):
     loop, data = loop_of(train={**train, "accumulate": 2})
     other, _ = loop_of()
     detector = other.detector.train()
-    batches = list(islice(training_loader(data, loop.config.data, batch_size=2, seed=0, padding=64), 2))
+    batches = list(islice(training_loader(data, loop.config.data, loop.transform, batch_size=2, seed=0, padding=64), 2))
     assert [batch.positions.tolist() for batch in batches] == [[0, 1], [2, 3]]
     for batch in batches:
         (sum(detector(batch).values()) / 2).backward()

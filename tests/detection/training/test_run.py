@@ -24,7 +24,8 @@ from detection.evaluation.scores import score
 from detection.evaluation.voc import voc_scores
 from detection.finalize import finalize
 from detection.inference.predictor import load_detector
-from detection.training.run import compared, describe, prepare_folder, resumed_config
+from detection.training.base import describe, prepare_folder, resumed_config
+from detection.training.run import compared
 
 HEADLINE = ("VOC area mAP@0.5", "VOC07 11-point mAP@0.5")
 
@@ -235,8 +236,7 @@ def test_a_folder_with_a_run_is_left_alone(start, tiny_run):
 
 def test_folders_without_a_name_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = from_dict({"data": {"root": "data/shapes"}, "model": {"head": "fpn"}})
-    first, second = (prepare_folder(config, is_new=True) for _ in range(2))
+    first, second = (prepare_folder(Config(), "shapes_resnet101_fpn", is_new=True) for _ in range(2))
     assert (first, second) == (Path("runs/shapes_resnet101_fpn"), Path("runs/shapes_resnet101_fpn-2"))
     assert second.is_dir()
 
@@ -244,7 +244,7 @@ def test_folders_without_a_name_are_numbered(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as caught:
-        prepare_folder(Config(output=str(tmp_path / "file" / "run")), is_new=True)
+        prepare_folder(Config(output=str(tmp_path / "file" / "run")), "", is_new=True)
     assert str(caught.value).startswith(f"--output {tmp_path / 'file' / 'run'}: ")
 
 

@@ -20,6 +20,7 @@ import torch
 from detection import checkpoint, distributed
 from detection.config import from_dict, overlay
 from detection.data import read_annotations
+from detection.data.transforms import TrainTransform
 from detection.finalize import finalize
 from detection.inference.predictor import load_detector
 from detection.model.build import build_detector
@@ -66,7 +67,9 @@ def gradients(settings, folder):
     detector, _ = build_detector(config, 4)
     folder.mkdir(exist_ok=True)
     log = RunLog(folder, config.train.iterations, enabled=distributed.is_main())
-    loop = DoubleLoop(detector.double(), config, torch.device("cpu"), log, folder)
+    loop = DoubleLoop(
+        detector.double(), config, torch.device("cpu"), log, folder, TrainTransform(config.data, config.seed)
+    )
     loop.keep_gradients()
     loop.run(read_annotations(config.data, "train"), lambda step: None, lambda: None)
     return {"gradients": loop.kept, "shapes": loop.shapes}

@@ -1,0 +1,1 @@
+"""Localization: from the label of an image to its box (RN, appendix C)."""
