@@ -42,6 +42,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def trained_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that a trained network runs in; what was trained in fp16 runs in float32 on the CPU."""
+    return choose_precision("fp32" if name == "fp16" and device.type == "cpu" else name, device)
+
+
 def place(detector: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """The detector on `device`, its convolutions in the given memory layout."""
     return detector.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)

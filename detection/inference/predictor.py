@@ -16,13 +16,14 @@ from PIL import Image
 from detection import checkpoint, distributed
 from detection.command_line import checked
 from detection.config import Config, from_dict, overlay, to_dict
-from detection.data.dataset import Annotations, Sample, read_image, resize, to_rgb
-from detection.data.loader import Images, collate_sizes, scoring_loader
+from detection.data.dataset import Annotations, ImageSize, Sample, read_image, resize, to_rgb
+from detection.data.loader import Images, collate_sizes
 from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
 from detection.finalize import check, require_unchanged
-from detection.inference.devices import autocast, choose_device, choose_precision, place
+from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.ensemble import Member, detect, sizes_of
+from detection.inference.look_through import look_through
 from detection.model.build import build_detector, class_names_of, load_state
 
 ARCHITECTURE = (
@@ -77,9 +78,7 @@ class Predictor:
         self.class_names = class_names
         self.category_ids = category_ids
         self.device = device
-        precision = self.config.train.precision
-        is_fp16_on_cpu = precision == "fp16" and device.type == "cpu"
-        self.dtype = choose_precision("fp32" if is_fp16_on_cpu else precision, device)
+        self.dtype = trained_precision(self.config.train.precision, device)
 
     @property
     def config(self) -> Config:
@@ -92,11 +91,8 @@ class Predictor:
         Raises:
             UserError: the file is missing or does not decode, or the array is no RGB image.
         """
-        pixels, sizes = as_array(image), sizes_of(self.members)
-        shape = pixels.shape[:2]
-        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-        samples = [Sample(resize(pixels, size.resized(shape)), shape, *nothing, position=0, index=0) for size in sizes]
-        (found,) = self._run(collate_sizes([samples], sizes))
+        images = at_sizes(image, sizes_of(self.members))
+        (found,) = self._run({size: batch.to(self.device) for size, batch in images.items()})
         return Prediction(found["boxes"], found["labels"], found["scores"], self.class_names)
 
     def predict(self, annotations: Annotations, progress: Callable[[int], None]) -> Detections:
@@ -108,31 +104,29 @@ class Predictor:
         Returns:
             All processes' detections in the order of the images, on every process.
         """
-        loader = scoring_loader(
+        parts, seen = look_through(
             annotations,
             sizes_of(self.members),
+            self._detections,
+            progress,
+            device=self.device,
             batch_size=self.config.test.batch_size,
             workers=self.config.data.workers,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            pin_memory=self.device.type == "cuda",
         )
-        parts, seen, images = [], [], sum(map(len, loader.batch_sampler))
-        for batch in loader:
-            indices = next(iter(batch.values())).image_indices.tolist()
-            for index, found in zip(indices, self._run(batch), strict=True):
-                image = np.full(len(found["scores"]), index)
-                parts.append(Detections(image, found["labels"], found["scores"], found["boxes"]))
-                seen.append(index)
-            progress(len(seen) / images)
         return gather(parts, seen, len(annotations))
+
+    def _detections(self, images: Images, indices: list[int]) -> Detections:
+        """Those in the images of a batch, whose indices in their set are given."""
+        found = zip(indices, self._run(images), strict=True)
+        return Detections.concatenate(
+            [Detections(np.full(len(f["scores"]), index), f["labels"], f["scores"], f["boxes"]) for index, f in found]
+        )
 
     @torch.inference_mode()
     def _run(self, images: Images) -> list[dict[str, np.ndarray]]:
         """Detections of each image, on the host; leaves the detectors in evaluation mode."""
         for member in self.members:
             member.detector.eval()
-        images = {size: batch.to(self.device, non_blocking=True) for size, batch in images.items()}
         with autocast(self.device, self.dtype):
             results = detect(self.members, images)
         return [{name: values.cpu().numpy() for name, values in result.items()} for result in results]
@@ -152,12 +146,7 @@ def load_detector(
         UserError: a setting is unknown or has a wrong value; a checkpoint is missing, damaged, or does not fit; those
             of an ensemble have different classes.
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
-    if not paths:
-        raise UserError("no checkpoint was given; name one, or several for an ensemble")
-    if not isinstance(settings or {}, Mapping):
-        raise UserError(f'settings {settings!r}: give a dictionary, as {{"test": {{"refine": True}}}}')
-    asked, chosen = checked(settings or {}, "settings: {}"), choose_device(device)
+    paths, asked, chosen = as_paths(path), settings_from(settings), choose_device(device)
     loaded = [_load_member(each, chosen, asked) for each in paths]
     _, names, _ = loaded[0]
     for other, (_, its_names, _) in zip(paths, loaded, strict=True):
@@ -172,15 +161,61 @@ def _load_member(
     """A detector with its settings, class names and category ids."""
     state = checkpoint.load(path)
     checkpoint.require_kind(state, "detector", path)
-    trained = from_dict(state["config"])
-    config = from_dict(overlay(to_dict(trained), settings))
-    require_unchanged(trained, config, ARCHITECTURE, path)
-    check(config)
+    config = settled(state, settings, ARCHITECTURE, path)
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
     detector = place(detector, device, config.train.channels_last).eval()
     return Member(detector, config), names, tuple(state.get("category_ids", ()))
+
+
+def as_paths(path: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """One checkpoint or several, as a list.
+
+    Raises:
+        UserError: there is none.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise UserError("no checkpoint was given; name one, or several for an ensemble")
+    return paths
+
+
+def settings_from(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Settings given in Python, as the command line would give them.
+
+    Raises:
+        UserError: one is unknown or of a wrong type.
+    """
+    if not isinstance(settings or {}, Mapping):
+        raise UserError(f'settings {settings!r}: give a dictionary, as {{"test": {{"refine": True}}}}')
+    return checked(settings or {}, "settings: {}")
+
+
+def settled(state: dict[str, Any], settings: dict[str, Any], fixed: Sequence[str], path: str | Path) -> Config:
+    """The settings of a checkpoint with others laid over them, of which those named `fixed` must stay.
+
+    Raises:
+        UserError: a fixed one would change, or settings are out of range or contradict each other.
+    """
+    trained = from_dict(state["config"])
+    config = from_dict(overlay(to_dict(trained), settings))
+    require_unchanged(trained, config, fixed, path)
+    check(config)
+    return config
+
+
+def at_sizes(image: ImageLike, sizes: Sequence[ImageSize]) -> Images:
+    """One image at each size, on the host.
+
+    Raises:
+        UserError: as :func:`as_array`.
+    """
+    pixels = as_array(image)
+    shape = pixels.shape[:2]
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+    samples = [Sample(resize(pixels, size.resized(shape)), shape, *nothing, position=0, index=0) for size in sizes]
+    return collate_sizes([samples], sizes)
 
 
 def _require_same_classes(first: str | Path, names: tuple[str, ...], other: str | Path, its: tuple[str, ...]) -> None:

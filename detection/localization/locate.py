@@ -4,7 +4,7 @@ Letters: ``I`` images, ``B`` images of a batch, ``n`` asked classes of an image,
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from detection import checkpoint
-from detection.command_line import checked
-from detection.config import Config, from_dict, overlay, to_dict
-from detection.data.dataset import Annotations, ImageSize, Sample, resize
-from detection.data.loader import Images, collate_sizes
+from detection.config import Config
+from detection.data.dataset import Annotations, ImageSize
+from detection.data.loader import Images
 from detection.errors import UserError
-from detection.finalize import check, require_unchanged
-from detection.inference.devices import autocast, choose_device, choose_precision, place
-from detection.inference.predictor import ImageLike, as_array
+from detection.inference.devices import autocast, choose_device, place, trained_precision
+from detection.inference.predictor import ImageLike, as_paths, at_sizes, settings_from, settled
 from detection.localization.answers import AS_STORED, Answers, agree, best, join, look_again, on_centre, on_map
 from detection.localization.build import build_localizer
 from detection.localization.localizer import Localizer
@@ -106,9 +104,7 @@ class Locator:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.device = device
-        precision = self.config.train.precision
-        is_fp16_on_cpu = precision == "fp16" and device.type == "cpu"
-        self.dtype = choose_precision("fp32" if is_fp16_on_cpu else precision, device)
+        self.dtype = trained_precision(self.config.train.precision, device)
 
     @property
     def config(self) -> Config:
@@ -194,12 +190,8 @@ class Locator:
 
     def _alone(self, image: ImageLike, labels: Sequence[int], count: int) -> Columns:
         """Boxes (1, n, P, 4) and scores (1, n, P) of one image."""
-        pixels, sizes = as_array(image), sizes_of(self.members)
-        asked, shape = self._checked(np.array([labels]), 1), pixels.shape[:2]
-        nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-        samples = [Sample(resize(pixels, size.resized(shape)), shape, *nothing, position=0, index=0) for size in sizes]
-        images = {size: batch.to(self.device) for size, batch in collate_sizes([samples], sizes).items()}
-        return self._best(images, asked, count)
+        asked, images = self._checked(np.array([labels]), 1), at_sizes(image, sizes_of(self.members))
+        return self._best({size: batch.to(self.device) for size, batch in images.items()}, asked, count)
 
     def _best(self, images: Images, labels: np.ndarray, count: int) -> Columns:
         """The best answers, on the host: boxes (B, n, P, 4), zeros where an answer does not count; scores (B, n, P)."""
@@ -247,12 +239,7 @@ def load_locator(
         UserError: a setting is unknown or has a wrong value; a checkpoint (or that of the first stage of one) is
             missing, damaged, or does not fit; those of an ensemble have different classes.
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
-    if not paths:
-        raise UserError("no checkpoint was given; name one, or several for an ensemble")
-    if not isinstance(settings or {}, Mapping):
-        raise UserError(f'settings {settings!r}: give a dictionary, as {{"loc": {{"test": "1crop"}}}}')
-    asked, chosen = checked(settings or {}, "settings: {}"), choose_device(device)
+    paths, asked, chosen = as_paths(path), settings_from(settings), choose_device(device)
     loaded = [_load(each, chosen, asked) for each in paths]
     names = loaded[0].class_names
     for other, its in zip(paths, loaded, strict=True):
@@ -286,10 +273,7 @@ def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _
     """A localizer with its settings, first stage, class names and category ids."""
     state = checkpoint.load(path)
     checkpoint.require_kind(state, "localizer", path)
-    trained = from_dict(state["config"])
-    config = from_dict(overlay(to_dict(trained), settings))
-    require_unchanged(trained, config, ARCHITECTURE, path)
-    check(config)
+    config = settled(state, settings, ARCHITECTURE, path)
     names = tuple(class_names_of(state, str(path)))
     localizer, _ = build_localizer(config, len(names), load_weights=False)
     load_state(localizer, checkpoint.weights(state), str(path))

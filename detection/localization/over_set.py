@@ -10,8 +10,9 @@ import torch
 
 from detection import distributed
 from detection.data.dataset import Annotations, ImageSize
-from detection.data.loader import Images, scoring_loader
+from detection.data.loader import Images
 from detection.errors import UserError
+from detection.inference.look_through import look_through
 
 Columns = tuple[np.ndarray, ...]
 """Arrays with one row for each image."""
@@ -40,21 +41,15 @@ def over_set(
     """
     if not len(annotations):
         raise UserError("the data set has no usable image to look at; name another set")
-    loader = scoring_loader(
+    parts, seen = look_through(
         annotations,
         sizes,
+        lambda images, indices: answer(images, np.array(indices)),
+        progress,
+        device=device,
         batch_size=batch_size,
         workers=workers,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        pin_memory=device.type == "cuda",
     )
-    parts, seen, images = [], [], sum(map(len, loader.batch_sampler))
-    for batch in loader:
-        indices = next(iter(batch.values())).image_indices.numpy()
-        parts.append(answer({size: each.to(device, non_blocking=True) for size, each in batch.items()}, indices))
-        seen += indices.tolist()
-        progress(len(seen) / images)
     return gather(parts, seen, len(annotations))
 
 
