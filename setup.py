@@ -14,7 +14,7 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "albumentations==2.0.8",  # the last release under the MIT licence
-        "opencv-python-headless",
+        "opencv-python-headless>=4.11",  # decodes to RGB
         "numpy",
         "pillow",
         "PyYAML",

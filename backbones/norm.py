@@ -12,7 +12,8 @@ Shapes: ``C`` channels.
 import math
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones.errors import BackboneError
@@ -37,6 +38,17 @@ NORM_LAYERS: dict[str, NormLayer] = {
     "group": group_norm,
 }
 """The layers by name; `none` has none."""
+
+
+def constants(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift (C,) of a normalization that is constant: frozen, or by batch statistics in evaluation mode.
+
+    None for one that depends on the features.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d) and (norm.training or not isinstance(norm, _BatchNorm)):
+        return None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def require_norm(settings: BackboneSettings, allowed: tuple[str, ...]) -> None:

@@ -12,11 +12,20 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision import models
 
+from backbones.blocks import FoldedBasicBlock, FoldedBottleneck, convolve
 from backbones.errors import BackboneError
 from backbones.norm import NORM_LAYERS, one_of, require_norm
 from backbones.settings import BackboneSettings
 from backbones.trunk import Assembly, Body, Staged, last_width, make_trunk
 
+LAYOUTS = {
+    "resnet18": (FoldedBasicBlock, [2, 2, 2, 2]),
+    "resnet34": (FoldedBasicBlock, [3, 4, 6, 3]),
+    "resnet50": (FoldedBottleneck, [3, 4, 6, 3]),
+    "resnet101": (FoldedBottleneck, [3, 4, 23, 3]),
+    "resnet152": (FoldedBottleneck, [3, 8, 36, 3]),
+}
+"""Table 1 of the paper: the kind of block, and how many there are in conv2 to conv5."""
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 """torchvision's names of conv2, conv3, conv4, conv5."""
 LAYER_STRIDES = (4, 8, 16, 32)
@@ -36,9 +45,8 @@ def build_resnet(settings: BackboneSettings) -> Assembly:
         )
     require_norm(settings, NORMS)
     # Each block begins as the identity (Goyal et al., arXiv 1706.02677, section 5.1), or training from scratch drags.
-    network = models.get_model(
-        settings.name, weights=None, norm_layer=NORM_LAYERS[settings.norm], zero_init_residual=True
-    )
+    block, counts = LAYOUTS[settings.name]
+    network = models.ResNet(block, counts, norm_layer=NORM_LAYERS[settings.norm], zero_init_residual=True)
     if settings.head == "c4":
         body, tail = ResNetBody(network, returned=("layer3",)), Conv5(network)
         published = (("", body), ("", tail))
@@ -68,7 +76,7 @@ class ResNetBody(Body):
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, 3, H, W) to maps (B, C, H / stride, W / stride), sizes rounded up at every halving."""
-        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = self.maxpool(self.relu(convolve(self.conv1, self.bn1, images)))
         maps: OrderedDict[str, Tensor] = OrderedDict()
         for name in self.layers:
             features = getattr(self, name)(features)
@@ -89,10 +97,27 @@ class Conv5(Staged):
         super().__init__()
         self.layer4 = network.layer4
         self.out_channels = last_width(network.layer4[-1])
+        self.steps: tuple[int, ...] = network.layer4[0].steps
+        """For each map of :meth:`project`, how many bins of a pooled region :meth:`finish` moves on by."""
 
     def forward(self, regions: Tensor) -> Tensor:
         """Pooled regions (B * R, C, 14, 14) to (B * R, 2 * C, 7, 7); the first block halves the size."""
         return self.layer4(regions)
+
+    def project(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Maps (B, c, h, w) of a map (B, C, h, w): what of the first block is linear at each place by itself."""
+        return self.layer4[0].project(features)
+
+    def finish(self, *pooled: Tensor) -> Tensor:
+        """As :meth:`forward`, from regions of the maps of :meth:`project`, each pooled at every `step`-th bin.
+
+        Exact for a pooling that is linear in each channel by itself, as RoIAlign is and max-pooling is not.
+        """
+        first, *others = self.layer4
+        features = first.finish(*pooled)
+        for block in others:
+            features = block(features)
+        return features
 
     def stages(self) -> dict[str, nn.Module]:
         """conv5 alone."""

@@ -28,12 +28,12 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICKSTART, LOC_QUICKSTART = CONFIGS / "quickstart.yaml", CONFIGS / "loc_quickstart.yaml"
 """The recipes of a training run that names none."""
 DETECTION = (
-    *("backbone", "weights", "output", "device", "seed", "resume", "init_from", "wandb"),
+    *("backbone", "weights", "output", "device", "compile", "seed", "resume", "init_from", "wandb"),
     *("model", "data", "train", "test", "metric"),
 )
 """Settings of the training of a detector."""
 LOCALIZATION = (
-    *("backbone", "weights", "output", "device", "seed", "resume", "init_from", "wandb"),
+    *("backbone", "weights", "output", "device", "compile", "seed", "resume", "init_from", "wandb"),
     *("model.norm", "model.freeze_at", "model.image_mean", "model.image_std"),
     *("data.format", "data.root", "data.train", "data.val", "data.classes", "data.on_error", "data.ids"),
     *("data.blacklist", "data.workers", "data.augment.hflip", "data.augment.vflip", "data.augment.colour"),
@@ -199,6 +199,8 @@ def _build_parser(
             action.metavar = action.metavar if "{" in (action.metavar or "") else _metavar(_SETTINGS[action.dest])
             action.default = action.default if show_defaults else argparse.SUPPRESS
             action.help = action.help if _is_taken(action.dest, groups) else argparse.SUPPRESS
+            if action.dest == "compile":
+                action.nargs, action.const = "?", True  # alone it is true, as the name of an action reads
     return parser
 
 

@@ -351,6 +351,8 @@ class Config:
     """Folder of the run or of the results; empty: a new folder under runs/."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
+    compile: bool = False
+    """Compile trunk and heads (torch.compile): a minute or more at first, then faster; it takes a C++ compiler."""
     seed: int = 0
     """Seed of everything random."""
     resume: str = ""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from detection.data.dataset import Annotations
     from detection.inspection.results import Judged
 
-GROUPS = ("data", "test", "metric", "device", "output", "train.precision", "train.channels_last")
+GROUPS = ("data", "test", "metric", "device", "compile", "output", "train.precision", "train.channels_last")
 
 
 def main(argv: list[str]) -> None:

@@ -37,7 +37,7 @@ ARGUMENTS = {
 GROUPS = (
     *(f"data.{name}" for name in ("format", "root", "train", "val", "classes", "on_error", "ids", "blacklist")),
     *("data.workers", "test.batch_size", "loc.test", "loc.test_scales", "loc.test_crop_from", "loc.first_stage"),
-    *("loc.proposals", "device", "output", "train.precision", "train.channels_last"),
+    *("loc.proposals", "device", "compile", "output", "train.precision", "train.channels_last"),
 )
 
 CLASSIFIED_AT_ONCE = 16

@@ -1,10 +1,16 @@
 """Find objects in pictures: draws boxes with class names and scores, and writes them as COCO results."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detection.command_line import CHECKPOINTS, parse_over_checkpoint, run_tool
 from detection.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from detection.inference.predictor import Prediction
 
 ARGUMENTS = {
     **CHECKPOINTS,
@@ -17,7 +23,7 @@ ARGUMENTS = {
     },
 }
 GROUPS = (
-    *("data.test_min_size", "data.test_max_size", "test", "device", "output"),
+    *("data.test_min_size", "data.test_max_size", "test", "device", "compile", "output"),
     *("train.precision", "train.channels_last"),
 )
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -72,35 +78,56 @@ def target(folder: Path, name: str) -> Path:
 
 
 def predict(predictor: Any, pictures: dict[str, Path], folder: Path, draw_above: float) -> list[str]:
-    """Draw each picture's objects into `folder` and write all of them; returns what could not be read and why."""
+    """Draw each picture's objects into `folder` and write all of them; returns what could not be read and why.
+
+    The next pictures are read, and the last ones drawn, while the detector is at work.
+    """
     import numpy as np
     from rich.progress import track
 
+    from detection.ahead import map_ahead
     from detection.data.dataset import without_objects
     from detection.evaluation.detections import Detections
-    from detection.inference.predictor import as_array
-    from detection.inspection.draw import draw_boxes, save_picture
 
     parts, names, sizes, failures = [], [], [], []
-    for name, file in track(pictures.items(), description="predicting", transient=True):
-        try:
-            image = as_array(file)
-        except UserError as error:
-            failures.append(str(error))
-            continue
-        found = predictor(image)
-        parts.append(Detections(np.full(len(found), len(names)), found.labels, found.scores, found.boxes))
-        names.append(name)
-        sizes.append(image.shape[:2])
-        drawn = found.scores >= draw_above
-        picture = draw_boxes(
-            image, found.boxes[drawn], found.labels[drawn], found.scores[drawn], class_names=found.class_names
-        )
-        save_picture(target(folder, name), picture)
+
+    def predicted() -> Iterator[tuple[Path, np.ndarray, Any]]:
+        for name, image in zip(pictures, map_ahead(read, pictures.values()), strict=True):
+            if isinstance(image, UserError):
+                failures.append(str(image))
+                continue
+            found = predictor(image)
+            parts.append(Detections(np.full(len(found), len(names)), found.labels, found.scores, found.boxes))
+            names.append(name)
+            sizes.append(image.shape[:2])
+            yield target(folder, name), image, found
+
+    drawn = map_ahead(lambda each: draw(*each, draw_above), predicted())
+    for _ in track(drawn, description="predicting", total=len(pictures), transient=True):
+        pass
     files = [str(pictures[name]) for name in names]
     images = without_objects(predictor.class_names, names, files, sizes, predictor.category_ids)
     Detections.concatenate(parts).write_coco(folder / "detections.json", images)
     return failures
+
+
+def read(file: Path) -> "np.ndarray | UserError":
+    """The picture, upright, or why there is none."""
+    from detection.inference.predictor import as_array
+
+    try:
+        return as_array(file)
+    except UserError as error:
+        return error
+
+
+def draw(path: Path, image: "np.ndarray", found: "Prediction", draw_above: float) -> None:
+    """Write the picture with the boxes that score at least `draw_above`."""
+    from detection.inspection.draw import draw_boxes, save_picture
+
+    shown = found.scores >= draw_above
+    boxes, labels, scores = found.boxes[shown], found.labels[shown], found.scores[shown]
+    save_picture(path, draw_boxes(image, boxes, labels, scores, class_names=found.class_names))
 
 
 if __name__ == "__main__":

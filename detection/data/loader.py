@@ -4,6 +4,7 @@ Letters: ``B`` images of a batch, ``N`` objects of an image after padding, ``H, 
 ``I`` images of a data set.
 """
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detection.batch import Batch
 from detection.config import DataSettings
 from detection.data.dataset import Annotations, ImageSize, Sample, read_image
+from detection.data.ring import Parcels, Ring
 from detection.data.transforms import TestTransform, Transformed
 from detection.errors import UserError
 
@@ -35,6 +37,10 @@ TrainingTransform = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, in
 """Takes an image, its boxes, labels and ignore flags, the position in the run and the index of the image."""
 Images = dict[ImageSize, Batch]
 """The same images at one or several sizes."""
+Zeros = Callable[[tuple[int, ...]], Tensor]
+"""Gives uint8 zeros of a shape."""
+SLOT_REST = 65536
+"""Bytes for the objects of an image (there may be more than a thousand) and all else of a batch but its pixels."""
 
 
 def training_loader(
@@ -74,7 +80,9 @@ def training_loader(
         annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
     )
     dataset = DetectionDataset(annotations, transform)
-    return _loader(dataset, batches, partial(collate, padding=padding), settings.workers, pin_memory)
+    side = padded_size((settings.max_size * settings.augment.scale_jitter[1],) * 2, padding)[0]
+    slot_size = batch_size // world_size * (3 * side * side + SLOT_REST)
+    return _Loader(dataset, batches, partial(collate, padding=padding), settings.workers, slot_size, pin_memory)
 
 
 def scoring_loader(
@@ -111,7 +119,13 @@ def scoring_loader(
     part = range(rank * len(padded) // world_size, (rank + 1) * len(padded) // world_size)
     batches = scoring_batches(padded, part, batch_size)
     dataset = ScoringDataset(annotations, sizes)
-    return _loader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, pin_memory)
+    slot_size = max((len(batch) * _bytes_of(padded[batch[0][1]]) for batch in batches), default=0)
+    return _Loader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, slot_size, pin_memory)
+
+
+def _bytes_of(sizes: tuple[tuple[int, int], ...]) -> int:
+    """Of one image at several padded sizes, with its objects."""
+    return sum(3 * rows * columns + SLOT_REST for rows, columns in sizes)
 
 
 class TrainingBatches(Sampler[list[Key]]):
@@ -240,13 +254,21 @@ def padded_size(size: tuple[int, int], padding: int) -> tuple[int, int]:
     return math.ceil(size[0] / padding) * padding, math.ceil(size[1] / padding) * padding
 
 
-def collate(samples: Sequence[Sample], padding: int, size: tuple[int, int] | None = None) -> Batch:
+def byte_zeros(shape: tuple[int, ...]) -> Tensor:
+    """uint8 zeros of `shape`."""
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
+def collate(
+    samples: Sequence[Sample], padding: int, size: tuple[int, int] | None = None, zeros: Zeros = byte_zeros
+) -> Batch:
     """Puts samples into one batch.
 
     Args:
         samples: B of them, of any size.
         padding: H and W are multiples of this.
         size: H and W; none takes the smallest that hold every image.
+        zeros: where the pixels go.
 
     Returns:
         A batch whose N is the largest number of objects rounded up to a multiple of 8, at least 8: few different
@@ -255,20 +277,20 @@ def collate(samples: Sequence[Sample], padding: int, size: tuple[int, int] | Non
     tallest, widest = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
     height, width = size or padded_size((tallest, widest), padding)
     slots = max(8, math.ceil(max(len(sample.labels) for sample in samples) / 8) * 8)
-    batch = _empty_batch(samples, height, width, slots)
+    batch = _empty_batch(samples, zeros((len(samples), 3, height, width)), slots)
     for row, sample in enumerate(samples):
         (rows, columns), count = sample.image.shape[:2], len(sample.labels)
-        batch.images[row, :, :rows, :columns] = torch.from_numpy(sample.image).permute(2, 0, 1)
+        cv2.split(sample.image, [plane[:rows, :columns] for plane in batch.images[row].numpy()])
         batch.gt_boxes[row, :count] = torch.from_numpy(sample.boxes)
         batch.gt_labels[row, :count] = torch.from_numpy(sample.labels)
         batch.gt_ignore[row, :count] = torch.from_numpy(sample.ignore)
     return batch
 
 
-def collate_sizes(samples: Sequence[Sequence[Sample]], sizes: Sequence[ImageSize]) -> Images:
+def collate_sizes(samples: Sequence[Sequence[Sample]], sizes: Sequence[ImageSize], zeros: Zeros = byte_zeros) -> Images:
     """Puts images into one batch for each of `sizes`; `samples` holds B images, each at all the sizes in this order."""
     by_size = zip(sizes, zip(*samples, strict=True), strict=True)
-    return {size: collate(of_size, size.padding) for size, of_size in by_size}
+    return {size: collate(of_size, size.padding, zeros=zeros) for size, of_size in by_size}
 
 
 def pad_batch(batch: Batch, height: int, width: int) -> Batch:
@@ -279,10 +301,10 @@ def pad_batch(batch: Batch, height: int, width: int) -> Batch:
     return dataclasses.replace(batch, images=F.pad(batch.images, (0, width - columns, 0, height - rows)))
 
 
-def _empty_batch(samples: Sequence[Sample], height: int, width: int, slots: int) -> Batch:
+def _empty_batch(samples: Sequence[Sample], images: Tensor, slots: int) -> Batch:
     count = len(samples)
     return Batch(
-        images=torch.zeros(count, 3, height, width, dtype=torch.uint8),
+        images=images,
         sizes=_rows([sample.image.shape[:2] for sample in samples]),
         original_sizes=_rows([sample.original_size for sample in samples]),
         positions=torch.tensor([sample.position for sample in samples], dtype=torch.int64),
@@ -297,6 +319,20 @@ def _rows(sizes: list[tuple[int, int]]) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float32)
 
 
+class _Slotted:
+    """Batches of keys with the slots of the ring that they will lie in, one after another."""
+
+    def __init__(self, batches: TrainingBatches | list[list[Key]], slots: int) -> None:
+        self._batches = batches
+        self._slots = slots
+
+    def __iter__(self) -> Iterator[tuple[int, list[Key]]]:
+        return zip(itertools.cycle(range(self._slots)), self._batches, strict=False)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
 class _Guarded(Dataset):
     """A data set that hands a user's mistake on as a value: raised in a worker, it would arrive inside a traceback."""
 
@@ -309,42 +345,77 @@ class _Guarded(Dataset):
         except UserError as error:
             return error
 
+    def __getitems__(self, slotted: tuple[int, list[Key]]) -> tuple[int, list[Any]]:
+        """The slot of a batch, and its samples; the data loader asks for whole batches by this."""
+        slot, keys = slotted
+        return slot, [self[key] for key in keys]
 
-def _collate_guarded(samples: Sequence[Any], collate: Callable[[Sequence[Any]], Any]) -> Any:
+
+def _collate_guarded(
+    slotted: tuple[int, list[Any]], collate: Callable[..., Batch | Images], ring: Ring | None
+) -> tuple[int, Any]:
+    """The slot, and a mistake, or the batch, or (Parcels) where it lies in the slot, if it fits in there."""
+    number, samples = slotted
     mistakes = [sample for sample in samples if isinstance(sample, UserError)]
-    return mistakes[0] if mistakes else collate(samples)
+    if mistakes:
+        return number, mistakes[0]
+    if ring is None:
+        return number, collate(samples)
+    slot = ring.slot(number)
+    batch = collate(samples, zeros=slot.zeros)
+    return number, slot.pack(batch) or batch
 
 
 class _Loader(DataLoader):
-    """A data loader that raises the mistakes which its guarded data set handed on."""
+    """A data loader that raises the mistakes which its guarded data set handed on, and whose batches come by a ring.
 
-    def __iter__(self) -> Iterator[Any]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+    Args:
+        dataset, batches, collate, workers: as for any data loader.
+        slot_size: bytes of the largest batch; a larger one travels as with any data loader.
+        pin_memory: hand batches out in page-locked memory.
+    """
 
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: TrainingBatches | list[list[Key]],
+        collate: Callable[..., Batch | Images],
+        workers: int,
+        slot_size: int,
+        pin_memory: bool,
+    ) -> None:
+        workers = min(workers, os.cpu_count() or 1)
+        # At most 2 batches a worker are asked for and not handed out. The next one is asked for before the oldest of
+        # these is taken out of its slot.
+        self._slots = 2 * workers + 1
+        self._slot_size = slot_size
+        self._pins = pin_memory
+        # Forked workers share the annotations; newer versions of Python send each a copy. Elsewhere forking is unsafe.
+        self._forks = workers > 0 and sys.platform == "linux"
+        super().__init__(
+            _Guarded(dataset),
+            batch_sampler=_Slotted(batches, self._slots),
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            multiprocessing_context="fork" if self._forks else None,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses
+        )
 
-def _loader(
-    dataset: Dataset,
-    batches: TrainingBatches | list[list[Key]],
-    collate: Callable[[Sequence[Any]], Any],
-    workers: int,
-    pin_memory: bool,
-) -> DataLoader:
-    workers = min(workers, os.cpu_count() or 1)
-    # Forked workers share the annotations; newer versions of Python send each a copy. Elsewhere forking is unsafe.
-    context = "fork" if workers and sys.platform == "linux" else None
-    return _Loader(
-        _Guarded(dataset),
-        batch_sampler=batches,
-        collate_fn=partial(_collate_guarded, collate=collate),
-        num_workers=workers,
-        multiprocessing_context=context,
-        worker_init_fn=_start_worker,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses
-    )
+    def __iter__(self) -> Iterator[Batch | Images]:
+        ring = Ring(self._slots, self._slot_size) if self._forks else None  # each iteration has workers of its own
+        loader = copy.copy(self)
+        loader.collate_fn = partial(_collate_guarded, collate=self.collate_fn, ring=ring)
+        for slot, content in DataLoader.__iter__(loader):
+            if isinstance(content, UserError):
+                raise content
+            yield ring.take(slot, content, self._pins) if isinstance(content, Parcels) else self._pinned(content)
+
+    def _pinned(self, content: Batch | Images) -> Batch | Images:
+        if not self._pins:
+            return content
+        return content.pin_memory() if isinstance(content, Batch) else {s: b.pin_memory() for s, b in content.items()}
 
 
 def _start_worker(_: int) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from detection.config import AugmentSettings, DataSettings
@@ -61,31 +62,30 @@ class TrainTransform:
         rng = np.random.default_rng([self._seed, position])
         if rng.random() < self._settings.augment.crop:
             image, boxes = _crop(image, boxes, rng)
-        image, boxes, kept = self._augment(image, boxes, rng)
+        image, boxes = self._augment(image, boxes, rng)
         factor = rng.uniform(*self._settings.augment.scale_jitter)
         shorter = factor * rng.choice(self._settings.min_size)
         size = resized_size(image.shape[:2], shorter, factor * self._settings.max_size)
-        return _resized(image, boxes, labels[kept], ignore[kept], size)
+        return _resized(image, boxes, labels, ignore, size)
 
 
 class Augmentation:
     """Mirrors an image, varies its colours, and takes its boxes along, as `hflip`, `vflip` and `colour` say."""
 
     def __init__(self, augment: AugmentSettings) -> None:
-        self._compose = _pipeline(augment) if max(augment.hflip, augment.vflip, augment.colour) > 0 else None
+        self._augment = augment
+        self._jitter = _colour_jitter() if augment.colour > 0 else None
 
-    def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, boxes, and which of the boxes given those are: labels and flags are taken along by it."""
-        if self._compose is None:
-            return image, boxes, np.arange(len(boxes))
-        # One generator for all transforms. With `set_random_seed` each would begin the same sequence by itself, and
-        # an image would be flipped both ways or not at all.
-        self._compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        result = self._compose(image=image, bboxes=boxes, index=np.arange(len(boxes)))
-        boxes = np.asarray(result["bboxes"], np.float32).reshape(-1, 4)
-        return result["image"], boxes, np.asarray(result["index"], np.int64)
+    def __call__(self, image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) and boxes (N, 4) float32, in the same order."""
+        if rng.random() < self._augment.hflip:
+            image, boxes = cv2.flip(image, 1), _mirrored(boxes, image.shape[1], 0)
+        if rng.random() < self._augment.vflip:
+            image, boxes = cv2.flip(image, 0), _mirrored(boxes, image.shape[0], 1)
+        if rng.random() < self._augment.colour:
+            self._jitter.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+            image = self._jitter(image=image)["image"]
+        return image, boxes
 
 
 class TestTransform:
@@ -109,18 +109,18 @@ class TestTransform:
         return _resized(image, boxes, labels, ignore, self._size.resized(image.shape[:2]))
 
 
-def _pipeline(augment: AugmentSettings) -> "albumentations.Compose":
+def _colour_jitter() -> "albumentations.ColorJitter":
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer version when imported
     import albumentations as A
 
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=augment.hflip),
-            A.VerticalFlip(p=augment.vflip),
-            A.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.05, 0.05), p=augment.colour),
-        ],
-        bbox_params=A.BboxParams("pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True),
-    )
+    return A.ColorJitter((0.6, 1.4), (0.6, 1.4), (0.6, 1.4), (-0.05, 0.05), p=1.0)
+
+
+def _mirrored(boxes: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Boxes (N, 4) in the image mirrored along `axis`, 0 or 1 for x or y, which is `length` pixels long."""
+    boxes = boxes.copy()
+    boxes[:, [axis, axis + 2]] = length - boxes[:, [axis + 2, axis]]
+    return boxes
 
 
 def _crop(image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

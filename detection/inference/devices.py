@@ -15,7 +15,8 @@ def choose_device(name: str) -> torch.device:
     """The device for `--device auto|cpu|cuda`.
 
     On the CPU, numbers too small for a normal float are set to 0: they cost a hundred times more, and random weights
-    produce many. Deterministic GPU libraries get the workspace that they ask for.
+    produce many. Threads take this over from the one that starts them, and torch's start with the first large
+    operation: call this before any. Deterministic GPU libraries get the workspace that they ask for.
 
     Raises:
         UserError: "cuda" without a GPU.

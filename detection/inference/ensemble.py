@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from detection.batch import Batch
@@ -20,6 +21,7 @@ from detection.data.dataset import ImageSize
 from detection.data.loader import Images
 from detection.inference.pyramid import ImagePyramid, Scorer, level_of, mean_of, mirror_images, mirrored
 from detection.inference.refine import refine
+from detection.model.boxes import unit_boxes
 from detection.model.faster_rcnn import FasterRCNN
 from detection.model.rpn import Proposals
 from detection.model.selection import select_detections
@@ -71,6 +73,8 @@ class Member:
 
     def _propose(self, features: list[Tensor], batch: Batch, reference: Tensor) -> Proposals:
         proposals, _ = self.detector.rpn(features, batch)
+        if self.config.compile:
+            proposals = filled_up(proposals, self.config.model.rpn.post_nms_test)
         ratio = (reference / batch.sizes).flip(1).repeat(1, 2).unsqueeze(1)
         return proposals._replace(boxes=proposals.boxes * ratio)
 
@@ -124,6 +128,16 @@ def detect(members: Sequence[Member], images: Images) -> list[dict[str, Tensor]]
     rounds = settings.refine_rounds if settings.refine else 0
     outputs = refine(mean_of([sight.score for sight in sights]), regions.boxes, batch.sizes, rounds)
     return select_detections(outputs, regions.is_valid.repeat(1, rounds + 1), batch, settings)
+
+
+def filled_up(proposals: Proposals, length: int) -> Proposals:
+    """The proposals with unit boxes behind them that count for nothing: (B, `length`), whatever NMS has left.
+
+    Regions then come in one size, for which compiled code and CUDA graphs are made once.
+    """
+    missing = length - proposals.scores.shape[1]
+    boxes = torch.cat((proposals.boxes, unit_boxes(proposals.boxes, len(proposals.boxes), missing)), dim=1)
+    return Proposals(boxes, F.pad(proposals.scores, (0, missing)), F.pad(proposals.is_valid, (0, missing)))
 
 
 def unite(proposals: Sequence[Proposals]) -> Proposals:

@@ -47,7 +47,7 @@ def look_through(
         world_size=distributed.world_size(),
         pin_memory=device.type == "cuda",
     )
-    parts, seen, images = [], [], sum(map(len, loader.batch_sampler))
+    parts, seen, images = [], [], sum(len(keys) for _, keys in loader.batch_sampler)
     for batch in loader:
         indices = next(iter(batch.values())).image_indices.tolist()
         parts.append(answer({size: each.to(device, non_blocking=True) for size, each in batch.items()}, indices))

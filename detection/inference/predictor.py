@@ -21,6 +21,7 @@ from detection.data.loader import Images, collate_sizes
 from detection.errors import UserError, listed
 from detection.evaluation.detections import Detections
 from detection.finalize import check, require_unchanged
+from detection.inference.compilation import begin_step, compile_parts, returns_to_sizes
 from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.inference.look_through import look_through
@@ -127,6 +128,8 @@ class Predictor:
         """Detections of each image, on the host; leaves the detectors in evaluation mode."""
         for member in self.members:
             member.detector.eval()
+        if self.config.compile:
+            begin_step(self.device)
         with autocast(self.device, self.dtype):
             results = detect(self.members, images)
         return [{name: values.cpu().numpy() for name, values in result.items()} for result in results]
@@ -166,6 +169,8 @@ def _load_member(
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
     detector = place(detector, device, config.train.channels_last).eval()
+    if config.compile:
+        compile_parts(detector, device, is_graphed=returns_to_sizes(config, is_training=False))
     return Member(detector, config), names, tuple(state.get("category_ids", ()))
 
 
@@ -195,11 +200,13 @@ def settings_from(settings: dict[str, Any] | None) -> dict[str, Any]:
 def settled(state: dict[str, Any], settings: dict[str, Any], fixed: Sequence[str], path: str | Path) -> Config:
     """The settings of a checkpoint with others laid over them, of which those named `fixed` must stay.
 
+    Whether to compile is asked anew each time: for a few images it does not pay.
+
     Raises:
         UserError: a fixed one would change, or settings are out of range or contradict each other.
     """
     trained = from_dict(state["config"])
-    config = from_dict(overlay(to_dict(trained), settings))
+    config = from_dict(overlay(to_dict(trained), {"compile": False, **settings}))
     require_unchanged(trained, config, fixed, path)
     check(config)
     return config

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detection.batch import Batch
 from detection.model.boxes import area
+from detection.model.pooling import Source
 from detection.model.roi_heads import RoIHeads, with_context
 from detection.model.selection import RegionOutputs
 
@@ -31,8 +32,8 @@ Scorer = Callable[[Tensor], RegionOutputs]
 class Level(NamedTuple):
     """One size of the images, seen by the trunk."""
 
-    features: list[Tensor]
-    """Maps (B, C, h, w), fine to coarse."""
+    sources: list[Source]
+    """What regions are pooled from."""
     context: Tensor | None
     """(B, C): vector of the whole image, with global context."""
     ratio: Tensor
@@ -59,14 +60,14 @@ class ImagePyramid:
         """(B, R, C): what the sibling layers read of `regions` (B, R, 4)."""
         if len(self.levels) == 1:
             (level,) = self.levels
-            vectors = self.heads.vectors(level.features, regions * level.ratio.unsqueeze(1))
+            vectors = self.heads.vectors(level.sources, regions * level.ratio.unsqueeze(1))
             return vectors if level.context is None else with_context(vectors, level.context.unsqueeze(1))
         smaller = self._smaller(regions)
         merged = regions.new_full((*regions.shape[:2], self.heads.box_predictor.cls_score.in_features), -torch.inf)
         for number, level in enumerate(self.levels):
             image, row = ((smaller == number) | (smaller + 1 == number)).nonzero(as_tuple=True)
             boxes = regions[image, row] * level.ratio[image]
-            vectors = self.heads.vectors_of(level.features, boxes, image)
+            vectors = self.heads.vectors_of(level.sources, boxes, image)
             vectors = vectors if level.context is None else with_context(vectors, level.context[image])
             merged[image, row] = torch.maximum(merged[image, row], vectors)
         return merged
@@ -126,4 +127,5 @@ def mean_of(scorers: Sequence[Scorer]) -> Scorer:
 def level_of(heads: RoIHeads, features: list[Tensor], batch: Batch, reference: Tensor) -> Level:
     """The level of a batch whose trunk's maps are `features`; `reference` (B, 2) holds the reference's sizes."""
     ratio = (batch.sizes / reference).flip(1).repeat(1, 2)
-    return Level(features, heads.context(features, batch.sizes), ratio)
+    sources = heads.sources(features)
+    return Level(sources, heads.context(sources, batch.sizes), ratio)

@@ -70,8 +70,8 @@ class CropTransform:
         side = self._loc.crop
         crop = np.ascontiguousarray(resize(image, size)[y : y + side, x : x + side])
         inside = np.clip(boxes * _scale(image.shape[:2], size) - [x, y, x, y], 0, side)[is_kept]
-        crop, inside, found = self._augment(crop, inside.astype(np.float32), rng)
-        return crop, inside, np.flatnonzero(is_kept)[found]
+        crop, inside = self._augment(crop, inside.astype(np.float32), rng)
+        return crop, inside, np.flatnonzero(is_kept)
 
     def _draw(
         self, shape: tuple[int, int], boxes: np.ndarray, ignore: np.ndarray, rng: np.random.Generator
@@ -108,11 +108,10 @@ class CropTransform:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A random proposal: the crop, the boxes in pixels of it, and which of the boxes given those are."""
         chosen = self._choose(boxes[~ignore], image.shape[:2], rng, index)
-        # The whole image, with the proposal as one box more: after cropping, boxes that reach beyond would be cut.
-        image, found, kept = self._augment(image, np.concatenate([boxes, chosen[None]]).astype(np.float32), rng)
+        image, found = self._augment(image, np.concatenate([boxes, chosen[None]]).astype(np.float32), rng)
         chosen, side = found[-1], self._loc.crop
         inside = (found[:-1] - np.tile(chosen[:2], 2)) * (side / np.tile(chosen[2:] - chosen[:2], 2))
-        return warp(image, chosen, side), inside, kept[:-1]
+        return warp(image, chosen, side), inside, np.arange(len(boxes))
 
     def _choose(self, objects: np.ndarray, shape: tuple[int, int], rng: np.random.Generator, index: int) -> np.ndarray:
         """The proposal (4,) to look at; the whole image where there is neither a proposal nor an object."""

@@ -18,6 +18,7 @@ from detection.config import Config
 from detection.data.dataset import Annotations, ImageSize
 from detection.data.loader import Images
 from detection.errors import UserError
+from detection.inference.compilation import compile_parts
 from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.predictor import ImageLike, as_paths, at_sizes, settings_from, settled
 from detection.localization.answers import AS_STORED, Answers, agree, best, join, look_again, on_centre, on_map
@@ -260,7 +261,7 @@ def load_first_stage(config: Config, class_names: Sequence[str], device: torch.d
     if not loc.first_stage or not checkpoint.resolve(loc.first_stage).is_file():
         raise UserError(f"{name}: no such checkpoint; rcnn looks at the proposals of a trained rpn, so name its run")
     test = {"test": loc.test, "test_scales": list(loc.test_scales), "test_crop_from": loc.test_crop_from}
-    loaded = _load(loc.first_stage, device, {"loc": test})
+    loaded = _load(loc.first_stage, device, {"loc": test, "compile": config.compile})
     method = loaded.member.config.loc.method
     if method != "rpn":
         raise UserError(f"{name}: a trained {method}, but proposals are made by an rpn; name the run of one")
@@ -278,5 +279,7 @@ def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _
     localizer, _ = build_localizer(config, len(names), load_weights=False)
     load_state(localizer, checkpoint.weights(state), str(path))
     localizer = place(localizer, device, config.train.channels_last).eval()
+    if config.compile:
+        compile_parts(localizer, device, is_graphed=False)
     first_stage = load_first_stage(config, names, device) if config.loc.method == "rcnn" else None
     return _Loaded(LocMember(localizer, config, first_stage), names, tuple(state.get("category_ids", ())))

@@ -1,14 +1,17 @@
 """Region pooling: a feature of fixed size for each region, from one feature map or from a pyramid.
 
-Shapes: ``B`` images, ``R`` regions of all images, ``C`` channels, ``S`` rows and columns of a pooled region.
+Shapes: ``B`` images, ``R`` regions of all images, ``C`` channels, ``h, w`` rows and columns of a map, ``S`` rows and
+columns of a pooled region.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align, roi_pool
+from torchvision.ops import roi_pool
+
+from detection.model.align import Bins, roi_align
 
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 """A region of 224x224 pixels is pooled from the map of stride 2**4 (FPN paper, eq. 1)."""
@@ -16,11 +19,21 @@ EDGE = 2
 """Rows and columns between the maps on a sheet: what is read beyond a map never belongs to another one."""
 
 
+class Source(NamedTuple):
+    """What regions are pooled from."""
+
+    maps: list[Tensor]
+    """(B, C, h, w), fine to coarse."""
+    step: int = 1
+    """Every `step`-th row and column of a pooled region is wanted."""
+
+
 class RegionPooling(nn.Module):
     """RoIAlign (torchvision's, ``aligned=False``) or RoI max-pooling.
 
-    A region of a pyramid belongs to one level by its size. All levels are laid out on one sheet, so that a single
-    call pools all regions and no index of varying length has to be read back from the device.
+    A region of a pyramid belongs to one level by its size. All levels are read in one call, so that no index of
+    varying length has to be read back from the device: for RoIAlign they are one table of cells, for max-pooling they
+    are laid out on one sheet.
 
     Args:
         strides: stride of each map that is pooled from, fine to coarse.
@@ -36,22 +49,24 @@ class RegionPooling(nn.Module):
         self.kind = kind
         self.sampling_ratio = sampling_ratio
 
-    def forward(self, maps: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
-        """Features (R, C, S, S) of `regions` (R, 4), in pixels of the `images` (R,) that they are in.
+    def forward(self, source: Source, regions: Tensor, images: Tensor) -> Tensor:
+        """Features (R, C, S / step, S / step) of `regions` (R, 4), in pixels of the `images` (R,) that they are in.
 
         Args:
-            maps: (B, C, h, w), fine to coarse.
             images: 0..B-1.
         """
-        image = images.to(regions.dtype).unsqueeze(1)
-        if len(maps) == 1:
-            return self._pool(maps[0], torch.cat((image, regions), dim=1), 1 / self.strides[0])
-        return self._pool(lay_out(maps), torch.cat((image, self._on_sheet(maps, regions)), dim=1), 1.0)
+        if self.kind == "align":
+            bins, level = Bins(self.size, self.sampling_ratio, source.step), assign_levels(regions, self.strides)
+            return roi_align(source.maps, self.strides, regions, level, images, bins)
+        return self._max(source.maps, regions, images)[:, :, :: source.step, :: source.step]
 
-    def _pool(self, features: Tensor, regions: Tensor, scale: float) -> Tensor:
-        if self.kind == "max":
-            return roi_pool(features.to(regions.dtype), regions, self.size, scale).to(features.dtype)
-        return roi_align(features, regions, self.size, scale, self.sampling_ratio, aligned=False)
+    def _max(self, maps: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
+        """(R, C, S, S)."""
+        sheet, scale = maps[0], 1 / self.strides[0]
+        if len(maps) > 1:
+            sheet, scale, regions = lay_out(maps), 1.0, self._on_sheet(maps, regions)
+        regions = torch.cat((images.to(regions.dtype).unsqueeze(1), regions), dim=1)
+        return roi_pool(sheet.to(regions.dtype), regions, self.size, scale).to(sheet.dtype)
 
     def _on_sheet(self, maps: list[Tensor], regions: Tensor) -> Tensor:
         """Regions (R, 4) in cells of the sheet that :func:`lay_out` makes."""
@@ -88,8 +103,8 @@ def origins(maps: list[Tensor]) -> list[tuple[int, int]]:
 def lay_out(maps: list[Tensor]) -> Tensor:
     """One sheet (B, C, H, W) that holds `maps` (B, C, h, w).
 
-    Each map repeats its last row and column as an edge. A region never leaves its image, but RoIAlign widens one that
-    is thinner than a cell, and reads up to a cell beyond a map that it touches; torchvision takes 0 there.
+    Each map repeats its last row and column as an edge. A region never leaves its image, but max-pooling ends one cell
+    after it, and one more where 7 * (w / 7) rounds to more than w; torchvision takes 0 beyond the map.
     """
     edged = [F.pad(features, (0, EDGE, 0, EDGE), mode="replicate") for features in maps]
     height = edged[1].shape[2]

@@ -15,9 +15,10 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 from detection.batch import Batch
 from detection.config import InferenceSettings, RegionSettings
 from detection.model.assignment import match
+from detection.model.box_heads import Conv5Head
 from detection.model.boxes import decode, encode, full_precision, gather_boxes, unit_boxes
 from detection.model.losses import box_loss, class_loss, normalizer
-from detection.model.pooling import RegionPooling
+from detection.model.pooling import RegionPooling, Source
 from detection.model.rpn import Proposals
 from detection.model.sampling import random_keys, sample
 from detection.model.selection import RegionOutputs, select_detections
@@ -100,35 +101,41 @@ class RoIHeads(TorchvisionRoIHeads):
         outputs = self.outputs(self.describe(features, proposals.boxes, batch.sizes), proposals.boxes)
         return select_detections(outputs, proposals.is_valid, batch, self.test), {}
 
+    def sources(self, features: list[Tensor]) -> list[Source]:
+        """What regions are pooled from, given the trunk's maps (B, C, h, w), fine to coarse; once for all regions."""
+        maps = features[: self.pooled_levels]
+        return self.box_head.sources(maps) if isinstance(self.box_head, Conv5Head) else [Source(maps)]
+
     def describe(self, features: list[Tensor], boxes: Tensor, sizes: Tensor) -> Tensor:
         """What the two sibling layers read of the regions `boxes` (B, R, 4): vectors (B, R, C).
 
         With global context the image itself, of rows and columns `sizes` (B, 2), is one region more. It takes part in
         the same call, so that batch normalization in the head sees it among the regions.
         """
+        sources = self.sources(features)
         if not self.global_context:
-            return self.vectors(features, boxes)
-        vectors = self.vectors(features, torch.cat((boxes, whole_images(sizes, boxes.dtype)), dim=1))
+            return self.vectors(sources, boxes)
+        vectors = self.vectors(sources, torch.cat((boxes, whole_images(sizes, boxes.dtype)), dim=1))
         return with_context(vectors[:, :-1], vectors[:, -1:])
 
-    def context(self, features: list[Tensor], sizes: Tensor) -> Tensor | None:
+    def context(self, sources: list[Source], sizes: Tensor) -> Tensor | None:
         """The whole images' vectors (B, C), which go beside each region's; None without global context.
 
         The image is pooled as one region and passes the same head (ResNet paper, appendix B).
         """
         if not self.global_context:
             return None
-        dtype = torch.promote_types(features[0].dtype, torch.float32)
-        return self.vectors(features, whole_images(sizes, dtype)).squeeze(1)
+        dtype = torch.promote_types(sources[0].maps[0].dtype, torch.float32)
+        return self.vectors(sources, whole_images(sizes, dtype)).squeeze(1)
 
-    def vectors(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+    def vectors(self, sources: list[Source], boxes: Tensor) -> Tensor:
         """The head's vectors (B, R, C) of the regions `boxes` (B, R, 4), without context."""
         images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        return self.vectors_of(features, boxes.flatten(0, 1), images).unflatten(0, boxes.shape[:2])
+        return self.vectors_of(sources, boxes.flatten(0, 1), images).unflatten(0, boxes.shape[:2])
 
-    def vectors_of(self, features: list[Tensor], regions: Tensor, images: Tensor) -> Tensor:
+    def vectors_of(self, sources: list[Source], regions: Tensor, images: Tensor) -> Tensor:
         """The head's vectors (n, C) of `regions` (n, 4) in `images` (n,), without context."""
-        return self.box_head(self.box_roi_pool(features[: self.pooled_levels], regions, images))
+        return self.box_head(*(self.box_roi_pool(source, regions, images) for source in sources))
 
     def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, R, K+1) and offsets (B, R, K+1 or 1, 4) of regions with the given vectors (B, R, C)."""

@@ -58,7 +58,8 @@ def select_detections(
     ratios = (batch.original_sizes / batch.sizes).flip(1).repeat(1, 2).to(boxes.dtype)
     detections = []
     for image, chosen in enumerate(is_candidate):
-        candidates = Candidates(boxes[image][chosen], outputs.scores[image][chosen], chosen.nonzero()[:, 1])
+        region, label = chosen.nonzero(as_tuple=True)
+        candidates = Candidates(boxes[image, region, label], outputs.scores[image, region, label], label)
         kept = nms_by_group(*candidates, settings.nms_iou, settings.detections)
         found = vote(candidates, kept, settings.vote_iou) if settings.vote_iou else candidates.boxes[kept]
         labels, scores = candidates.labels[kept] + 1, candidates.scores[kept]

@@ -29,6 +29,7 @@ from detection.config import Config
 from detection.data.dataset import Annotations
 from detection.data.loader import TrainingTransform, pad_batch, training_loader
 from detection.errors import UserError
+from detection.inference.compilation import begin_step, compile_parts, returns_to_sizes
 from detection.inference.devices import autocast, choose_precision, place
 from detection.training.log import RunLog
 from detection.training.optim import MovingAverage, Stepper, lr_factor
@@ -86,6 +87,8 @@ class Loop:
         self.folder = folder
         self.dtype = choose_precision(config.train.precision, device)
         self.detector = place(detector, device, config.train.channels_last)
+        if config.compile:
+            compile_parts(self.detector, device, is_graphed=returns_to_sizes(config, is_training=True))
         self.model = parallel(self.detector)
         scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.stepper = Stepper(self.detector, config.train, scaler)
@@ -193,6 +196,8 @@ class Loop:
     def _advance(self, batches: Iterator[Batch]) -> Outcome:
         """One optimizer step on the next batch."""
         parts, totals = [], None
+        if self.config.compile:
+            begin_step(self.device)
         for number in range(self.config.train.accumulate):
             batch = self._next(batches)
             # Dropout is the only generator in use; seeding it by the step makes a resumed run draw the same.

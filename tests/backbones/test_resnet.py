@@ -103,15 +103,15 @@ def test_trunk_of_resnet101_has_91_convolutions() -> None:
 
 def test_torchvision_detector_loads_unchanged() -> None:
     detector = models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    theirs = randomized(detector.backbone)
-    ours = build_backbone(BackboneSettings("resnet50", "fpn", "batch")).trunk.eval()
+    theirs = randomized(detector.backbone).double()
+    ours = build_backbone(BackboneSettings("resnet50", "fpn", "batch")).trunk.eval().double()
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    images = torch.rand(1, 3, 97, 70, generator=torch.Generator().manual_seed(2))
+    images = torch.rand(1, 3, 97, 70, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     with torch.no_grad():
         expected, found = theirs(images), ours(images)
     assert list(found) == list(expected)
     for name, features in expected.items():
-        torch.testing.assert_close(found[name], features, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[name], features, rtol=0, atol=1e-10)
 
 
 def test_initialization_is_torchvisions_with_blocks_that_begin_as_identities() -> None:

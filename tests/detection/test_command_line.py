@@ -303,3 +303,9 @@ def test_help_of_a_tool_shows_its_settings_only(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "--data.root" in shown and "--metric.voc.iou" in shown
     assert "--metric.bootstrap" not in shown and "--train.lr" not in shown and "proposal" not in shown
+
+
+def test_compile_needs_no_value():
+    """The one switch that is an action; all others are given as they are written in recipes."""
+    for words, expected in ((["--compile"], True), (["--compile", "--seed", "3"], True), (["--compile=false"], False)):
+        assert parse("", "", words).compile is expected

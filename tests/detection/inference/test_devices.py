@@ -1,6 +1,8 @@
 """Where and in which precision."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -48,6 +50,17 @@ def test_numbers_too_small_for_a_normal_float_become_zero_on_the_cpu():
     choose_device("cpu")
     assert torch.tensor([2.0**-120]).mul(2.0**-10).item() == 0.0
     assert torch.tensor([2.0**-120]).mul(2.0**-6).item() == 2.0**-126
+
+
+def test_all_threads_do_so_when_the_device_is_chosen_first():
+    """As every tool does: nothing that is imported before may start torch's threads."""
+    program = (
+        "import torch, detection.training.run; from detection.inference.devices import choose_device; "
+        "torch.set_num_threads(2); choose_device('cpu'); "
+        "print(torch.full((2**20,), 2.0**-120).mul(2.0**-10).count_nonzero().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]
 
 
 def test_deterministic_gpu_libraries_get_their_workspace(monkeypatch):

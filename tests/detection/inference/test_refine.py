@@ -99,10 +99,16 @@ class Trunk(nn.Module):
 class Tail(nn.Sequential):
     """A stand-in for conv5."""
 
-    out_channels = 16
+    out_channels, steps = 16, (1,)
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU())
+
+    def project(self, features: Tensor) -> tuple[Tensor, ...]:
+        return (features,)
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        return self(pooled)
 
 
 class SmallFullyConnected(FullyConnected):

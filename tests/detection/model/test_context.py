@@ -166,7 +166,10 @@ def test_outputs_equal_the_loop(model: FasterRCNN) -> None:
     for found, expected in zip(outputs, slow_outputs(model, features, boxes), strict=True):
         close(found, expected)
     for image, (height, width) in enumerate(SIZES.tolist()):
-        close(heads.context(features, SIZES)[image], slow_vector(model, features, image, [0, 0, width, height]))
+        close(
+            heads.context(heads.sources(features), SIZES)[image],
+            slow_vector(model, features, image, [0, 0, width, height]),
+        )
 
 
 @torch.no_grad()
@@ -177,7 +180,7 @@ def test_the_context_of_a_constant_image_is_the_vector_of_any_region_in_it(model
     alone = heads.box_head(torch.full((1, model.backbone.out_channels, size, size), 0.7, dtype=torch.float64))[0]
     boxes = proposals.boxes[:, ::3]
     close(heads.describe(features, boxes, batch.sizes), torch.cat((alone, alone)).expand(2, 4, -1))
-    close(heads.context(features, batch.sizes), alone.expand(2, -1))
+    close(heads.context(heads.sources(features), batch.sizes), alone.expand(2, -1))
 
 
 def test_the_context_sees_all_of_the_image_and_nothing_of_the_padding(model: FasterRCNN) -> None:
@@ -185,7 +188,7 @@ def test_the_context_sees_all_of_the_image_and_nothing_of_the_padding(model: Fas
     heads, features = model.eval().roi_heads, maps(model)
     level = 1 if heads.pooled_levels > 1 else 0
     stride = model.backbone.strides[level]
-    gradient = torch.autograd.grad(heads.context(features, SIZES).square().sum(), features[level])[0]
+    gradient = torch.autograd.grad(heads.context(heads.sources(features), SIZES).square().sum(), features[level])[0]
     for image, (height, width) in enumerate(SIZES.tolist()):
         rows, columns = math.ceil(height / stride), math.ceil(width / stride)
         reached = gradient[image].abs().sum(dim=0) > 0

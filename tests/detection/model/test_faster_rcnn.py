@@ -40,10 +40,16 @@ class Trunk(nn.Module):
 class Tail(nn.Sequential):
     """A stand-in for conv5: halves 14 x 14 to 7 x 7."""
 
-    out_channels = 16
+    out_channels, steps = 16, (1,)
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(CHANNELS, 16, 3, stride=2, padding=1), nn.ReLU())
+
+    def project(self, features: Tensor) -> tuple[Tensor, ...]:
+        return (features,)
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        return self(pooled)
 
 
 def detector(head: str, seed: int = 0, **roi: object) -> FasterRCNN:

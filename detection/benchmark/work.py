@@ -1,0 +1,166 @@
+"""Where the time of a step goes, how much work it is, and what a GPU makes of it."""
+
+import statistics
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from detection.benchmark.timing import settle
+
+SIDE = 8192
+"""Rows and columns of the matrices that the card's rate is measured on."""
+REPEATS = 10
+SYNCHRONIZATION = "synchronizing CUDA operation"
+"""What torch's warning says of an operation that the host waits for."""
+INSIDE, OUTSIDE = "inside", "outside"
+SELECTION = {"nms", "nms_by_group", "batched_nms", "select", "filter_proposals", "postprocess_detections"}
+"""Names of the functions, ours and torchvision's, that select the boxes of one image after another."""
+
+
+class Stages:
+    """Time of a detector's stages, by hooks on those modules that both sides have and that are never compiled.
+
+    The trunk is what comes before the proposal network, the copy to the device included; losses are part of the
+    stage that they belong to.
+
+    Args:
+        detector: with torchvision's `rpn` and `roi_heads`.
+        optimizer: of a training step; None for predictions.
+    """
+
+    def __init__(
+        self, detector: nn.Module, device: torch.device, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        self.device = device
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self._handles = [
+            detector.rpn.register_forward_pre_hook(lambda *_: self._mark("trunk")),
+            detector.rpn.register_forward_hook(lambda *_: self._mark("proposals")),
+        ]
+        if optimizer:
+            self._handles += [
+                detector.roi_heads.register_forward_hook(lambda *_: self._mark("region head")),
+                optimizer.register_step_pre_hook(lambda *_: self._mark("backward")),
+                optimizer.register_step_post_hook(lambda *_: self._mark("optimizer")),
+            ]
+        self._last = "waiting" if optimizer else "region head"
+
+    def measure(self, work: Callable[[], object], repeats: int) -> dict[str, float]:
+        """Median seconds of each stage of `work`, over some repeats."""
+        steps = [self._once(work) for _ in range(repeats)]
+        for handle in self._handles:
+            handle.remove()
+        return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
+
+    def _once(self, work: Callable[[], object]) -> dict[str, float]:
+        settle(self.device)
+        self._marks = []
+        self._mark("")
+        work()
+        self._mark(self._last)
+        settle(self.device)
+        taken: dict[str, float] = {}
+        for (_, start), (name, end) in zip(self._marks, self._marks[1:], strict=False):
+            taken[name] = taken.get(name, 0.0) + between(start, end)
+        return taken
+
+    def _mark(self, name: str) -> None:
+        """The stage `name` ends here."""
+        if self.device.type != "cuda":
+            self._marks.append((name, time.perf_counter()))
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((name, event))
+
+
+def between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+    """Seconds between two marks."""
+    return end - start if isinstance(end, float) else start.elapsed_time(end) / 1000
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating point operations of the convolutions and matrix products in `work`, two for a multiplication and sum.
+
+    Compiled code runs uncompiled in it, for there they cannot be seen.
+    """
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16, side: int = SIDE) -> float:
+    """Floating point operations a second in the product of two square matrices: the most that a step could reach."""
+    first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(2 * REPEATS):  # the first half warms up
+        settle(device)
+        start = time.perf_counter()
+        first @ second
+        settle(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / statistics.median(seconds[REPEATS:])
+
+
+def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
+    """The most bytes of a GPU that a side needs in `work`; what the other side holds at the same time does not count.
+
+    Args:
+        held: what the side holds all the time: weights, gradients, the optimizer's state, batches.
+    """
+    own = sum(tensor.nbytes for tensor in held if tensor.device == device)
+    settle(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    settle(device)
+    return torch.cuda.max_memory_allocated(device) - before + own
+
+
+def synchronizations(work: Callable[[], object]) -> Counter[str]:
+    """How often the host waits for the GPU in `work`, :data:`INSIDE` and :data:`OUTSIDE` NMS and the loop around it."""
+    with counted_warnings() as found:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return found
+
+
+@contextmanager
+def counted_warnings() -> Iterator[Counter[str]]:
+    """Counts torch's warnings of synchronizations by where they come from; all others are dropped."""
+    found: Counter[str] = Counter()
+
+    def note(message: Warning | str, *_: object) -> None:
+        if SYNCHRONIZATION in str(message):
+            is_selection = any(frame.name in SELECTION for frame in traceback.extract_stack())
+            found[INSIDE if is_selection else OUTSIDE] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        yield found
+
+
+def write_trace(path: Path, work: Callable[[], object]) -> None:
+    """A trace of `work` for chrome://tracing or ui.perfetto.dev."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.profiler.profile() as profile:
+        work()
+    profile.export_chrome_trace(str(path))
+
+
+def shares(seconds: dict[str, float]) -> dict[str, str]:
+    """`trunk: 120 ms (48 %)`, in words for a table."""
+    whole = sum(seconds.values())
+    return {name: f"{1000 * value:.3g} ms ({value / whole:.0%})" for name, value in seconds.items()}

@@ -1,0 +1,104 @@
+"""Ours beside stock torchvision, in turns on the same work: loading, training, prediction, scoring, start-up.
+
+Both sides are checked to do the same before anything is timed; where they do not, that is said and the status is 1.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detection.command_line import parse_over_checkpoint, run_tool
+
+if TYPE_CHECKING:
+    from detection.benchmark.case import Case
+    from detection.benchmark.report import Measured
+
+STAGES = ("loader", "train", "predict", "score", "startup", "eval", "growth")
+BATCHES = {"loader": 8, "train": 2}
+"""Images of a batch where none are asked for; otherwise 1."""
+ARGUMENTS = {
+    "--stage": {
+        "choices": [*STAGES, "all"],
+        "metavar": f"{{{','.join(STAGES)},all}}",
+        "default": "all",
+        "help": "What is measured; eval: the whole of eval_det.py; growth: 100,000 images against 10,000",
+    },
+    "--head": {
+        "choices": ["", "c4", "fpn", "fc"],
+        "metavar": "{c4,fpn,fc}",
+        "default": "",
+        "help": "Region head (default: fc for VGG, otherwise c4)",
+    },
+    "--batch_size": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "Images of a batch (loader 8, train 2, others 1)",
+    },
+    "--size": {"default": "600x800", "metavar": "HxW", "help": "Rows and columns of the images (default: 600x800)"},
+    "--rounds": {"type": int, "default": 7, "metavar": "N", "help": "Turns of each side (default: 7)"},
+    "--pictures": {"default": "", "metavar": "FOLDER", "help": "loader: JPEGs to load; without it some are drawn"},
+    "--json": {"default": "", "metavar": "FILE", "help": "Write every number"},
+    "--profile": {"default": "", "metavar": "FOLDER", "help": "Write traces of train and predict, for ui.perfetto.dev"},
+}
+GROUPS = ("backbone", "device", "seed", "compile", "train.precision", "train.channels_last", "data.workers")
+
+
+def main(argv: list[str]) -> None:
+    """Parse first: torch takes seconds to import."""
+    given, settings = parse_over_checkpoint("benchmark.py", __doc__, argv, ARGUMENTS, GROUPS)
+    from detection.benchmark.agreement import Disagreement
+    from detection.benchmark.case import make_case, size_from
+
+    size, chosen = size_from(given.size), STAGES if given.stage == "all" else (given.stage,)
+    measured = []
+    for stage in chosen:
+        batch = given.batch_size or BATCHES.get(stage, 1)
+        own = {"pictures": given.pictures, "profile": given.profile}
+        try:
+            measured.append(measure(stage, make_case(settings, given.head, size, batch, given.rounds, **own)))
+        except Disagreement as difference:
+            sys.exit(f"benchmark.py: {stage}: the sides do not do the same work: {difference}")
+    show(measured)
+    if given.json:
+        write(Path(given.json), measured, argv)
+
+
+def measure(stage: str, case: "Case") -> "Measured":
+    """One stage; says at once what was checked."""
+    from detection.benchmark.stages import STAGES
+
+    print(f"{stage}: measuring {case}", flush=True)
+    measured = STAGES[stage](case)
+    for check in measured.checks:
+        print(f"  the same on both sides: {check}", flush=True)
+    return measured
+
+
+def show(measured: "list[Measured]") -> None:
+    """Print the tables: what else was seen in each stage, then all comparisons."""
+    from detection.benchmark.report import details_table, table
+    from detection.console import Console
+
+    console = Console()
+    for part in measured:
+        if part.details:
+            console.print(details_table(part), "")
+    console.print(table([row for part in measured for row in part.rows]))
+
+
+def write(path: Path, measured: "list[Measured]", argv: list[str]) -> None:
+    """Every number, with the machine, the date and the command."""
+    from detection.benchmark.report import machine, record
+    from detection.files import replacing
+
+    content = {"command": shlex.join(["tools/benchmark.py", *argv]), "machine": machine(), **record(measured)}
+    with replacing(path) as file:
+        file.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"{path}: every number")
+
+
+if __name__ == "__main__":
+    run_tool(main)
