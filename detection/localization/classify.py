@@ -135,7 +135,7 @@ def load_classifier(name: str, weights: str) -> nn.Module:
     published = {each.name.lower(): each for each in models.get_model_weights(name) if each.name == WHOLE}
     try:
         source = published.get(str(weights).lower())
-        tensors = download(source.url) if source else read(Path(weights).expanduser())
+        tensors = download(source.url, "give --classifier_weights FILE") if source else read(Path(weights).expanduser())
     except BackboneError as error:
         raise UserError(f"--classifier_weights: {error}") from error
     problems = [problem for problem in difference(network, tensors) if COUNTER not in problem]

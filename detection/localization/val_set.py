@@ -27,7 +27,8 @@ def read_val(settings: DataSettings, pictures: bool) -> tuple[Annotations, list[
     without = int(np.count_nonzero(~counted(annotations)))
     sentences = report(annotations.dropped)
     if annotations.left_out:
-        sentences.append(f"images that were left out, whose lines are passed over: {len(annotations.left_out):,}")
+        lines = "" if pictures else ", whose lines are passed over"
+        sentences.append(f"images that were left out{lines}: {len(annotations.left_out):,}")
     if without:
         known = int(np.count_nonzero(image_labels(annotations)[~counted(annotations)]))
         sentences.append(
