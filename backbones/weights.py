@@ -57,14 +57,17 @@ def load_pretrained(settings: BackboneSettings, assembly: Assembly) -> str:
     return f"{source}: {loaded} of {wanted} tensors loaded, {unused} in the file not needed"
 
 
-def download(url: str) -> dict[str, Tensor]:
+def download(url: str, otherwise: str = "give --weights none|FILE") -> dict[str, Tensor]:
     """The state dict at `url`, from the cache of torch.hub if it is there.
+
+    Args:
+        otherwise: what a user can do who cannot fetch it by hand either.
 
     Raises:
         BackboneError: no connection, no room, a hash other than the one in the file's name, or a damaged file.
     """
     place = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    by_hand = f"put the file at {place} by hand, or give --weights none|FILE"
+    by_hand = f"put the file at {place} by hand, or {otherwise}"
     if not place.is_file():
         hash_in_name = torch.hub.HASH_REGEX.search(place.name)
         try:

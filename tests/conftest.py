@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from detection.config import from_dict
+from detection.config import Config, from_dict, overlay
 from detection.data.shapes import ShapeObject, draw_scene
+from detection.files import replacing
+from detection.inspection import plots
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +27,27 @@ def _subnormal_numbers() -> Iterator[None]:
     """Choosing a device switches them off for the whole process; hypothesis, for one, cannot do without."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn() -> Iterator[Callable[..., None]]:
+    """What draws a plot, which takes longer than the rest of a tiny run: the files of most tests are blank instead."""
+
+    def leave_blank(folder: Path, name: str, draw: Callable[..., None]) -> None:
+        for kind in ("png", "svg"):
+            with replacing(folder / f"{name}.{kind}") as path:
+                path.write_text("")
+
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = plots._write
+        patch.setattr(plots, "_write", leave_blank)
+        yield drawn
+
+
+@pytest.fixture
+def true_plots(_drawn: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plots of a test that looks at them."""
+    monkeypatch.setattr(plots, "_write", _drawn)
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +68,32 @@ TINY_SIZES = ((128, 128), (128, 160), (160, 128))
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in VOC layout, 15 images of coloured shapes: train 8, val 5, unlabelled 2 without annotations."""
-    root = tmp_path_factory.mktemp("tiny") / "shapes"
+    rng = np.random.default_rng(5)
+
+    def draw(name: str, number: int) -> tuple[np.ndarray, list[ShapeObject] | None]:
+        image, objects = draw_scene(rng)
+        rows, columns = TINY_SIZES[number % len(TINY_SIZES)]
+        grown = np.pad(image, ((0, rows - image.shape[0]), (0, columns - image.shape[1]), (0, 0)), mode="edge")
+        return grown[:, :, ::-1], None if name == "unlabelled" else objects
+
+    return _write_set(tmp_path_factory.mktemp("tiny") / "shapes", TINY_SETS, draw)
+
+
+def _write_set(
+    root: Path,
+    sets: dict[str, range],
+    draw: Callable[[str, int], tuple[np.ndarray, list[ShapeObject] | None]],
+) -> Path:
+    """A folder in VOC layout of the images (BGR) that are drawn for a set's name and a number, and their objects."""
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / name).mkdir(parents=True)
-    rng = np.random.default_rng(5)
-    for name, numbers in TINY_SETS.items():
+    for name, numbers in sets.items():
         (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
         for number in numbers:
-            image, objects = draw_scene(rng)
-            rows, columns = TINY_SIZES[number % len(TINY_SIZES)]
-            grown = np.pad(image, ((0, rows - image.shape[0]), (0, columns - image.shape[1]), (0, 0)), mode="edge")
-            cv2.imwrite(str(root / "JPEGImages" / f"{number:06d}.jpg"), grown[:, :, ::-1])
-            if name != "unlabelled":
-                (root / "Annotations" / f"{number:06d}.xml").write_text(_xml(rows, columns, objects))
+            image, objects = draw(name, number)
+            cv2.imwrite(str(root / "JPEGImages" / f"{number:06d}.jpg"), image)
+            if objects is not None:
+                (root / "Annotations" / f"{number:06d}.xml").write_text(_xml(*image.shape[:2], objects))
     return root
 
 
@@ -73,14 +109,27 @@ def _xml(rows: int, columns: int, objects: list[ShapeObject]) -> str:
     return f"<annotation>{size}\n{body}</annotation>\n"
 
 
-TINY = {
+SHORT = {
     "backbone": "resnet18",
     "weights": "none",
     "device": "cpu",
+    "model": {"norm": "group", "freeze_at": 0},
+    "data": {"train": "train", "val": "val", "workers": 0},
+    "train": {
+        "batch_size": 2,
+        "reference_batch": 2,
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "weight_decay": 0.0001,
+        "schedule": "onecycle",
+        "clip_norm": 10.0,
+        "log_every": 1,
+    },
+}
+"""What every short run has."""
+DETECTOR = {
     "model": {
         "head": "fpn",
-        "norm": "group",
-        "freeze_at": 0,
         "pyramid_channels": 16,
         "rpn": {
             "anchor_sizes": [8, 16, 32, 48, 64],
@@ -94,26 +143,8 @@ TINY = {
         },
         "roi": {"hidden": 32, "samples": 16},
     },
-    "data": {
-        "train": "train",
-        "val": "val",
-        "min_size": [48, 64],
-        "max_size": 96,
-        "test_min_size": 64,
-        "test_max_size": 96,
-        "workers": 0,
-    },
-    "train": {
-        "iterations": 4,
-        "batch_size": 2,
-        "reference_batch": 2,
-        "optimizer": "adamw",
-        "lr": 0.001,
-        "weight_decay": 0.0001,
-        "schedule": "onecycle",
-        "clip_norm": 10.0,
-        "log_every": 1,
-    },
+    "data": {"min_size": [48, 64], "max_size": 96, "test_min_size": 64, "test_max_size": 96},
+    "train": {"iterations": 4},
     "test": {"nms_iou": 0.5, "detections": 10},
 }
 """The smallest detector that has every part, and the shortest run."""
@@ -122,9 +153,16 @@ TINY = {
 @pytest.fixture
 def tiny_config(tiny_data: Path) -> dict[str, Any]:
     """Settings of a run of 4 iterations on the tiny data set, nested; a test may change its copy."""
-    settings = copy.deepcopy(TINY)
-    settings["data"]["root"] = str(tiny_data)
-    return settings
+    return _short(DETECTOR, tiny_data)
+
+
+def _short(settings: dict[str, Any], root: Path) -> dict[str, Any]:
+    return copy.deepcopy(overlay(overlay(SHORT, settings), {"data": {"root": str(root)}}))
+
+
+def _finished(train: Callable[[Config, dict[str, Any]], Path], settings: dict[str, Any], output: Path) -> Path:
+    settings = overlay(settings, {"train": {"ema_decay": 0.5}, "output": str(output)})
+    return train(from_dict(settings), settings)
 
 
 @pytest.fixture(scope="session")
@@ -132,11 +170,7 @@ def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of 4 iterations with a moving average of the weights; nothing may write to it."""
     from detection.training.run import train
 
-    settings = copy.deepcopy(TINY)
-    settings["data"]["root"] = str(tiny_data)
-    settings["train"]["ema_decay"] = 0.5
-    settings["output"] = str(tmp_path_factory.mktemp("runs") / "tiny")
-    return train(from_dict(settings), settings)
+    return _finished(train, _short(DETECTOR, tiny_data), tmp_path_factory.mktemp("runs") / "tiny")
 
 
 # Localization
@@ -151,21 +185,17 @@ LOC_SIZES = ((64, 64), (64, 96), (96, 64), (80, 112))
 @pytest.fixture(scope="session")
 def loc_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in VOC layout, 16 images with one or two large objects of one class each, or none."""
-    root = tmp_path_factory.mktemp("loc") / "figures"
-    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (root / name).mkdir(parents=True)
     rng = np.random.default_rng(8)
-    for name, numbers in LOC_SETS.items():
-        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
-        for number in numbers:
-            rows, columns = LOC_SIZES[number % len(LOC_SIZES)]
-            image = rng.integers(90, 140, (rows, columns, 3), np.uint8)
-            count = 0 if name == "plain" or number == 8 else 1 + (columns > 64)
-            kind = LOC_CLASSES[number % len(LOC_CLASSES)]
-            objects = [_figure(image, kind, place * columns // count, columns // count, rng) for place in range(count)]
-            cv2.imwrite(str(root / "JPEGImages" / f"{number:06d}.jpg"), image)
-            (root / "Annotations" / f"{number:06d}.xml").write_text(_xml(rows, columns, objects))
-    return root
+
+    def draw(name: str, number: int) -> tuple[np.ndarray, list[ShapeObject]]:
+        rows, columns = LOC_SIZES[number % len(LOC_SIZES)]
+        image = rng.integers(90, 140, (rows, columns, 3), np.uint8)
+        count = 0 if name == "plain" or number == 8 else 1 + (columns > 64)
+        kind = LOC_CLASSES[number % len(LOC_CLASSES)]
+        room = columns // max(count, 1)
+        return image, [_figure(image, kind, place * columns // count, room, rng) for place in range(count)]
+
+    return _write_set(tmp_path_factory.mktemp("loc") / "figures", LOC_SETS, draw)
 
 
 def _figure(image: np.ndarray, kind: str, left: int, room: int, rng: np.random.Generator) -> ShapeObject:
@@ -181,12 +211,8 @@ def _figure(image: np.ndarray, kind: str, left: int, room: int, rng: np.random.G
     return ShapeObject(kind, (x, y, x + width, y + height), difficult=False)
 
 
-LOC = {
-    "backbone": "resnet18",
-    "weights": "none",
-    "device": "cpu",
-    "model": {"norm": "group", "freeze_at": 0},
-    "data": {"train": "train", "val": "val", "workers": 0},
+LOCALIZER = {
+    "train": {"iterations": 3},
     "loc": {
         "method": "rpn",
         "layer": "conv4",
@@ -197,17 +223,6 @@ LOC = {
         "test_scales": [64, 80],
         "test_crop_from": 64,
     },
-    "train": {
-        "iterations": 3,
-        "batch_size": 2,
-        "reference_batch": 2,
-        "optimizer": "adamw",
-        "lr": 0.001,
-        "weight_decay": 0.0001,
-        "schedule": "onecycle",
-        "clip_norm": 10.0,
-        "log_every": 1,
-    },
 }
 """The smallest localizer, and the shortest run."""
 
@@ -215,9 +230,7 @@ LOC = {
 @pytest.fixture
 def loc_config(loc_data: Path) -> dict[str, Any]:
     """Settings of a localization run of 3 iterations, nested; a test may change its copy."""
-    settings = copy.deepcopy(LOC)
-    settings["data"]["root"] = str(loc_data)
-    return settings
+    return _short(LOCALIZER, loc_data)
 
 
 @pytest.fixture(scope="session")
@@ -225,8 +238,4 @@ def loc_run(loc_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of an rpn, with a moving average of the weights; nothing may write to it."""
     from detection.localization.run import train
 
-    settings = copy.deepcopy(LOC)
-    settings["data"]["root"] = str(loc_data)
-    settings["train"]["ema_decay"] = 0.5
-    settings["output"] = str(tmp_path_factory.mktemp("runs") / "figures")
-    return train(from_dict(settings), settings)
+    return _finished(train, _short(LOCALIZER, loc_data), tmp_path_factory.mktemp("runs") / "figures")

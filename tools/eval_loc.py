@@ -68,7 +68,7 @@ def evaluate(given: Namespace, settings: dict[str, Any]) -> None:
     from detection import checkpoint, distributed
     from detection.console import progress_bar
     from detection.files import require_writable, unused
-    from detection.localization.locate import load_locator
+    from detection.localization.load import load_locator
     from detection.localization.single import image_labels
     from detection.localization.val_set import read_val
 
@@ -82,11 +82,14 @@ def evaluate(given: Namespace, settings: dict[str, Any]) -> None:
         print(sentence)
     own = image_labels(annotations)[:, None]
     guessed = guessed_labels(given, settings, locator, annotations)
+    beside = np.where((guessed == own).any(axis=1, keepdims=True), 0, own)  # the own class is asked too, but once
     with progress_bar("locating", is_shown=distributed.is_main()) as show:
-        located = locator.locate(annotations, np.hstack((guessed, own)), show)  # the own class is asked beside them
+        located = locator.locate(annotations, np.hstack((guessed, beside)), show)
     if distributed.is_main():
         keep(folder, given, settings, (annotations, guessed if guessed.size else own, located))
-        show_scores(folder, locator, annotations, guessed, located)
+        columns = np.hstack((guessed, own)) == own
+        boxes = located.boxes[np.arange(len(own)), columns.argmax(axis=1)]
+        show_scores(folder, locator, annotations, (guessed, located, boxes))
 
 
 def guessed_labels(
@@ -140,22 +143,25 @@ def keep(
 
 
 def show_scores(
-    folder: Path, locator: "Locator", annotations: "Annotations", guessed: "np.ndarray", located: "Located"
+    folder: Path, locator: "Locator", annotations: "Annotations", results: "tuple[np.ndarray, Located, np.ndarray]"
 ) -> None:
-    """Print the errors, and write them unrounded."""
+    """Print the errors, and write them unrounded.
+
+    Args:
+        results: guessed labels, what was located, and the box (I, 4) of each image's own class.
+    """
     from detection.console import Console
     from detection.files import write_json
-    from detection.localization.rule import Guesses, counted, given_class_errors, localization_scores
-    from detection.localization.tables import GIVEN, STRICT_IOU, class_errors, counts, score_record, score_table
+    from detection.localization.rule import Guesses, counted, localization_scores
+    from detection.localization.tables import counts, given_errors, score_record, score_table
     from detection.localization.val_set import which_ids
 
-    own, known = located.boxes[:, -1], counted(annotations)
-    wrong = (given_class_errors(own, annotations, iou)[known].mean() for iou in (0.5, STRICT_IOU))
-    of_class = class_errors(GIVEN, *wrong)
+    guessed, located, boxes = results
+    of_class = given_errors(boxes, annotations)
     guesses = Guesses(guessed, located.boxes[:, :-1])
     scores = localization_scores(guesses, annotations) if guessed.size else None
     Console().print(score_table(of_class, scores))
-    shares = counts(scores) if scores else {"images": int(known.sum())}
+    shares = counts(scores) if scores else {"images": int(counted(annotations).sum())}
     write_json(folder / "metrics.json", {**score_record(of_class, scores), **shares})
     print(f"labels in localization.txt: {which_ids(locator.config.data, annotations)}")
     print(f"localization.txt, metrics.json, predictions.png are in {folder}")

@@ -7,9 +7,12 @@ likely as leaves a number of detections in every image. All of it happens to the
 Shapes: ``R`` regions of all images, ``K`` classes.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from detection.benchmark.peer import build_peer
@@ -21,6 +24,8 @@ LEAST_DETECTIONS = 20
 OBJECTNESS_STD, ANCHOR_DELTA_STD = 2.0, 0.2
 CLASS_STD, REGION_DELTA_STD = 3.0, 1.0
 """Spread of the logits and of the encoded offsets over the places of the images."""
+RESIDUAL_GAIN = 0.2
+"""Mean factor of the normalization that ends a residual block."""
 BACKGROUND_BIASES = [step / 4 for step in range(60, -61, -1)]
 """Tried in this order: the likeliest background first."""
 
@@ -58,18 +63,31 @@ def calibrate(peer: FasterRCNN, images: list[Tensor]) -> None:
 
 def take_statistics(network: nn.Module, inputs: Tensor) -> None:
     """Each frozen normalization in `network` gets the statistics of what reaches it, and random factors and shifts."""
-    layers = [layer for layer in network.modules() if isinstance(layer, FrozenBatchNorm2d)]
-    hooks = [layer.register_forward_pre_hook(_take) for layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(partial(_take, gain=gain)) for layer, gain in _normalizations(network).items()
+    ]
     network(inputs)
     for hook in hooks:
         hook.remove()
 
 
-def _take(layer: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+def _normalizations(network: nn.Module) -> dict[FrozenBatchNorm2d, float]:
+    """With the mean factor of each: small where a residual block ends, as training leaves it.
+
+    With large ones every block would mix its input anew, and a hundred layers would turn roundings into differences.
+    """
+    gains = {layer: 1.0 for layer in network.modules() if isinstance(layer, FrozenBatchNorm2d)}
+    for block in network.modules():
+        if isinstance(block, BasicBlock | Bottleneck):
+            gains[block.bn3 if isinstance(block, Bottleneck) else block.bn2] = RESIDUAL_GAIN
+    return gains
+
+
+def _take(layer: FrozenBatchNorm2d, inputs: tuple[Tensor], gain: float) -> None:
     variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)
-    layer.weight.uniform_(0.5, 1.5)
+    layer.weight.uniform_(0.5 * gain, 1.5 * gain)
     layer.bias.uniform_(-0.3, 0.3)
 
 

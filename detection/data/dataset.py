@@ -8,7 +8,7 @@ object; to workers that are started afresh each array is pickled in one piece.
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +64,11 @@ class Annotations:
     """K ids that the classes have in the data set's own files (COCO: 1..90 with gaps); none: 1..K."""
     left_out: frozenset[str] = frozenset()
     """Ids of the images that the set names but that were left out because of faults."""
+    image_classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(I,) int64: 1..K where the set names the one class of an image, which need not have a box; 0 elsewhere.
+
+    Empty where it names none (all but ILSVRC).
+    """
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -182,8 +187,16 @@ def concatenate(parts: Sequence[Annotations]) -> Annotations:
         dropped=tuple(fault for part in parts for fault in part.dropped),
         category_ids=parts[0].category_ids,
         left_out=frozenset().union(*(part.left_out for part in parts)),
+        image_classes=_joined_classes(parts),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in joined},
     )
+
+
+def _joined_classes(parts: Sequence[Annotations]) -> np.ndarray:
+    if not any(len(part.image_classes) for part in parts):
+        return np.zeros(0, np.int64)
+    rows = (part.image_classes if len(part.image_classes) else np.zeros(len(part), np.int64) for part in parts)
+    return np.concatenate([*rows])
 
 
 def for_training(annotations: Annotations, settings: DataSettings) -> Annotations:
@@ -236,7 +249,8 @@ def keep_images(annotations: Annotations, keep: np.ndarray) -> Annotations:
     if keep.all():
         return annotations
     rest = _keep_objects(annotations, keep[annotations.image_of_object])
-    kept = {name: getattr(rest, name)[keep] for name in ("image_ids", "image_paths", "sizes")}
+    of_images = ("image_ids", "image_paths", "sizes", *(("image_classes",) if len(rest.image_classes) else ()))
+    kept = {name: getattr(rest, name)[keep] for name in of_images}
     return replace(rest, offsets=np.append(rest.offsets[:-1][keep], rest.offsets[-1]), **kept)
 
 

@@ -43,17 +43,19 @@ _BOX = ("xmin", "ymin", "xmax", "ymax")
 def read_ilsvrc(settings: DataSettings, sets: str, classes: Sequence[str] = (), pictures: bool = True) -> Annotations:
     """Reads one or more sets; every fault in them is found before anything else happens.
 
-    An image that its file lists with an empty prediction string is one without objects. Training pictures that the
-    file does not list (more than half of ImageNet's have no box) are not in the set, and are not looked for.
+    An image that its file lists with a synset and no box is one whose class alone is known; with nothing at all, one
+    without objects. Training pictures that the file does not list (more than half of ImageNet's have no box) are not
+    in the set, and are not looked for.
 
     Args:
         settings: `root`; `on_error`: "fail" stops on faults, "drop" leaves out the box, or the image when it is
             unusable, and hands the faults back in `Annotations.dropped`; `ids` and `blacklist`: the devkit's files,
             of which the second leaves images of "val" out, whose ids are then in `Annotations.left_out`.
         sets: "train", "val" or "train+val".
-        classes: whole lines of the mapping in the order of their labels; boxes of other classes are left out. None
-            takes those of :func:`find_classes`.
-        pictures: whether the images must be there. Their headers are read for the sizes; otherwise these are 0.
+        classes: synsets, or whole lines of the mapping, in the order of their labels; boxes of other classes are left
+            out. None takes those of :func:`find_classes`.
+        pictures: whether the images must be there. Their headers are read for the sizes, which takes minutes for the
+            half a million of "train"; otherwise sizes are 0.
 
     Returns:
         The images of each set in the order of their ids. `category_ids` are the devkit's where `settings.ids` names
@@ -65,12 +67,12 @@ def read_ilsvrc(settings: DataSettings, sets: str, classes: Sequence[str] = (), 
     """
     root = Path(settings.root)
     lines = _read_mapping(root)
-    names = tuple(classes) or tuple(lines.values())
+    names = tuple(lines.get(name, name) for name in classes) or tuple(lines.values())
     ids = _own_ids(lines, settings.ids)
     synsets = {line: synset for synset, line in lines.items()}
     for name in names:
         if name not in synsets:
-            raise UserError(f"{root / MAPPING}: no line is {name!r}; give --data.classes whole lines of this file")
+            raise UserError(f"{root / MAPPING}: no class is {name!r}; give --data.classes synsets of this file")
     numbers = {name: label for label, name in enumerate(names, start=1)}
     labels = {synset: numbers.get(line, 0) for synset, line in lines.items()}
     banned = _read_blacklist(settings.blacklist)
@@ -192,7 +194,7 @@ class _Row(NamedTuple):
     line: int
     name: str
     words: list[str]
-    """Groups of a synset and four numbers."""
+    """Groups of a synset and four numbers, or a synset alone."""
     size: tuple[int, int] = (0, 0)
     """Rows and columns."""
 
@@ -221,7 +223,8 @@ def _read_set(
     rows = _of_one_class(rows, labels, faults)
     rows = _with_sizes(rows, place, faults) if pictures else rows
     rows.sort(key=lambda row: row.name)
-    found = [_boxes(row, faults) if row.words and labels[row.words[0]] else [] for row in rows]
+    classes = np.array([labels[row.words[0]] if row.words else 0 for row in rows], np.int64)
+    found = [_boxes(row, faults) if label else [] for row, label in zip(rows, classes, strict=True)]
     counts = [len(values) for values in found]
     boxes = np.array([*itertools.chain.from_iterable(found)], np.float64).reshape(-1, 4) + [0, 0, 1, 1]
     return Annotations(
@@ -231,11 +234,12 @@ def _read_set(
         sizes=np.array([row.size for row in rows], np.int32).reshape(-1, 2),
         offsets=np.cumsum([0, *counts], dtype=np.int64),
         boxes=boxes,
-        labels=np.repeat([labels[row.words[0]] if row.words else 0 for row in rows], counts).astype(np.int64),
+        labels=np.repeat(classes, counts),
         ignore=np.zeros(len(boxes), bool),
         areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         dropped=faults.ordered(),
         left_out=frozenset(row.name for row in listed) - frozenset(row.name for row in rows),
+        image_classes=classes,
     )
 
 
@@ -271,7 +275,7 @@ def _of_one_class(rows: Iterable[_Row], labels: dict[str, int], faults: _Faults)
     for row in rows:
         synsets = list(dict.fromkeys(row.words[::5]))
         unknown = [synset for synset in synsets if synset not in labels]
-        if len(row.words) % 5:
+        if len(row.words) % 5 and len(row.words) != 1:
             faults.add(
                 row.line, "", f"image {row.name}: {len(row.words)} words are no groups of synset {' '.join(_BOX)}"
             )
@@ -314,7 +318,7 @@ def _size(path: str) -> tuple[int, int] | str:
 def _boxes(row: _Row, faults: _Faults) -> list[tuple[float, ...]]:
     """The sound boxes of a row, in file coordinates."""
     kept = []
-    for place in range(0, len(row.words), 5):
+    for place in range(0, len(row.words) - 1, 5):
         values, reason = _values(row.words[place + 1 : place + 5], row.size)
         if reason:
             faults.add(row.line, f"image {row.name}, box {place // 5 + 1}", reason)
@@ -332,7 +336,9 @@ def _values(words: Sequence[str], size: tuple[int, int]) -> tuple[tuple[float, .
     if not all(map(math.isfinite, values)):
         return values, f"{' '.join(words)!r} are not four numbers"
     xmin, ymin, xmax, ymax = values
-    rows, columns = (side or math.inf for side in size)
+    rows, columns = size[0] or math.inf, size[1] or math.inf
+    if -1 <= xmin <= xmax <= columns and -1 <= ymin <= ymax <= rows:
+        return values, ""
     tests = (
         (xmax < xmin, f"xmax {xmax:g} < xmin {xmin:g}"),
         (ymax < ymin, f"ymax {ymax:g} < ymin {ymin:g}"),

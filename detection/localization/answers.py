@@ -119,7 +119,7 @@ def agree(answers: Sequence[Answers]) -> Answers:
         return answers[0]
     named = join([best(each, CANDIDATES) for each in answers])
     candidates = best(named, named.scores.shape[-1]).boxes
-    return Answers(candidates, torch.stack([_support(candidates, each) for each in answers]).mean(dim=0))
+    return Answers(candidates, torch.stack([_supports(candidates, each) for each in answers]).mean(dim=0))
 
 
 def _in_original(boxes: Tensor, scores: Tensor, batch: Batch) -> Answers:
@@ -145,6 +145,12 @@ def _out_of(regions: Tensor, boxes: Tensor) -> Tensor:
     """Boxes (R, 4) in shares of the sides of their regions (R, 4), in pixels."""
     corner, sides = regions[:, :2], regions[:, 2:] - regions[:, :2]
     return corner.repeat(1, 2) + boxes * sides.repeat(1, 2)
+
+
+def _supports(candidates: Tensor, answers: Answers) -> Tensor:
+    """:func:`_support` image by image: all at once would take gigabytes."""
+    images = zip(candidates.split(1), *(values.split(1) for values in answers), strict=True)
+    return torch.cat([_support(part, Answers(*others)) for part, *others in images])
 
 
 def _support(candidates: Tensor, answers: Answers) -> Tensor:

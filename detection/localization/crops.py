@@ -16,7 +16,7 @@ from detection.data.dataset import resize, resized_size
 from detection.data.transforms import Augmentation, Transformed
 
 LEAST_VISIBLE = 0.25
-"""A box of which a smaller share is inside the crop is left out."""
+"""A box of which a smaller share is inside the crop is ignored: nothing to be found, nor background."""
 TRIES = 10
 """How often a crop without an object is drawn anew, before one is cut around an object."""
 
@@ -25,11 +25,13 @@ class CropTransform:
     """Makes a crop of S x S pixels of a training image, mirrored and with other colours as `data.augment` says.
 
     rpn, pcr: the shorter side is resized to a random length, and a random square is cut, both as in classification
-    (ResNet paper, appendix C). Boxes are cut to the crop, and left out when less than a quarter of them is visible.
+    (ResNet paper, appendix C). Objects of which less than a quarter is visible are ignored.
 
     rcnn: a random proposal is warped to the square; with probability `loc.fg_fraction` a positive one (IoU of at least
     `loc.fg_iou` with an object), otherwise a negative one (below `loc.bg_iou`), and one of the other kind where there
-    is none. The boxes may reach beyond the crop. Annotated boxes count as proposals.
+    is none. Annotated boxes count as proposals.
+
+    Boxes are those of whole objects, which may reach beyond the crop: at test time a part of an object is no answer.
 
     Args:
         config: `loc` and `data.augment` count.
@@ -58,25 +60,24 @@ class CropTransform:
         """
         rng = np.random.default_rng([self._seed, position])
         take = self._proposal if self._loc.method == "rcnn" else self._window
-        image, boxes, kept = take(image, boxes, ignore, rng, index)
-        return Transformed(image, boxes.astype(np.float32), labels[kept], ignore[kept], image.shape[:2])
+        image, boxes, kept, ignore = take(image, boxes, ignore, rng, index)
+        return Transformed(image, boxes.astype(np.float32), labels[kept], ignore, image.shape[:2])
 
     def _window(
         self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray, rng: np.random.Generator, index: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A random window: the crop, its boxes, and which of the boxes given those are."""
-        size, corner, is_kept = self._draw(image.shape[:2], boxes, ignore, rng)
-        x, y = corner
-        side = self._loc.crop
+    ) -> "_Crop":
+        """A random window; a box of which nothing is seen is left out."""
+        size, (x, y), shares = self._draw(image.shape[:2], boxes, ignore, rng)
+        side, seen = self._loc.crop, np.flatnonzero(shares > 0)
         crop = np.ascontiguousarray(resize(image, size)[y : y + side, x : x + side])
-        inside = np.clip(boxes * _scale(image.shape[:2], size) - [x, y, x, y], 0, side)[is_kept]
-        crop, inside = self._augment(crop, inside.astype(np.float32), rng)
-        return crop, inside, np.flatnonzero(is_kept)
+        moved = (boxes * _scale(image.shape[:2], size) - [x, y, x, y])[seen]
+        crop, moved = self._augment(crop, moved.astype(np.float32), rng)
+        return crop, moved, seen, ignore[seen] | (shares[seen] < LEAST_VISIBLE)
 
     def _draw(
         self, shape: tuple[int, int], boxes: np.ndarray, ignore: np.ndarray, rng: np.random.Generator
     ) -> tuple[tuple[int, int], tuple[int, int], np.ndarray]:
-        """Rows and columns that an image is resized to, corner x, y of the window, and which boxes (N,) it keeps.
+        """Rows and columns that an image is resized to, corner x, y of the window, and shares (N,) of boxes in it.
 
         Length and window are drawn together, so that a large object is met at a size at which the window shows enough.
         """
@@ -85,33 +86,33 @@ class CropTransform:
         for _ in range(TRIES):
             size = _enlarged(shape, int(rng.integers(low, high, endpoint=True)), side)
             corner = tuple(int(rng.integers(0, size[axis] - side, endpoint=True)) for axis in (1, 0))
-            is_kept = _visible(boxes * _scale(shape, size), corner, side) >= LEAST_VISIBLE
-            if (is_kept & wanted).any() or not len(boxes):
-                return size, corner, is_kept
+            shares = _visible(boxes * _scale(shape, size), corner, side)
+            if (shares[wanted] >= LEAST_VISIBLE).any() or not len(boxes):
+                return size, corner, shares
         return self._around(shape, boxes, int(rng.choice(np.flatnonzero(wanted))))
 
     def _around(
         self, shape: tuple[int, int], boxes: np.ndarray, chosen: int
     ) -> tuple[tuple[int, int], tuple[int, int], np.ndarray]:
-        """As :meth:`_draw`, with the window's centre as near as can be to that of the box `chosen`, which is kept."""
+        """As :meth:`_draw`, with the window's centre as near as can be to that of the box `chosen`, which counts."""
         side = self._loc.crop
         size = _enlarged(shape, self._loc.scales[0], side)
         scaled = boxes * _scale(shape, size)
         centre = (scaled[chosen, :2] + scaled[chosen, 2:]) / 2
         x, y = np.clip(np.round(centre - side / 2), 0, [size[1] - side, size[0] - side]).astype(int).tolist()
-        is_kept = _visible(scaled, (x, y), side) >= LEAST_VISIBLE
-        is_kept[chosen] = True  # less than a quarter of it is seen only if it is far larger than the crop
-        return size, (x, y), is_kept
+        shares = _visible(scaled, (x, y), side)
+        shares[chosen] = 1  # less than a quarter of it is seen only if it is far larger than the crop
+        return size, (x, y), shares
 
     def _proposal(
         self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray, rng: np.random.Generator, index: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A random proposal: the crop, the boxes in pixels of it, and which of the boxes given those are."""
+    ) -> "_Crop":
+        """A random proposal."""
         chosen = self._choose(boxes[~ignore], image.shape[:2], rng, index)
-        image, found = self._augment(image, np.concatenate([boxes, chosen[None]]).astype(np.float32), rng)
-        chosen, side = found[-1], self._loc.crop
-        inside = (found[:-1] - np.tile(chosen[:2], 2)) * (side / np.tile(chosen[2:] - chosen[:2], 2))
-        return warp(image, chosen, side), inside, np.arange(len(boxes))
+        side = self._loc.crop
+        inside = (boxes - np.tile(chosen[:2], 2)) * (side / np.tile(chosen[2:] - chosen[:2], 2))
+        crop, inside = self._augment(warp(image, chosen, side), inside.astype(np.float32), rng)
+        return crop, inside, np.arange(len(boxes)), ignore
 
     def _choose(self, objects: np.ndarray, shape: tuple[int, int], rng: np.random.Generator, index: int) -> np.ndarray:
         """The proposal (4,) to look at; the whole image where there is neither a proposal nor an object."""
@@ -127,6 +128,10 @@ class CropTransform:
         order = (is_positive, is_negative) if is_wanted_positive else (is_negative, is_positive)
         group = next((group for group in order if group.any()), np.ones(len(boxes), bool))
         return boxes[rng.choice(np.flatnonzero(group))]
+
+
+_Crop = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""The crop (S, S, 3), boxes in pixels of it, which of the boxes given those are, and which of them are ignored."""
 
 
 def warp(image: np.ndarray, box: np.ndarray, side: int) -> np.ndarray:

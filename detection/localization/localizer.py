@@ -5,8 +5,10 @@ All three read features of an image and apply the layers of the classes asked fo
 refer to, and in which of those are right:
 
 - rpn: anchors at every place of a feature map.
-- rcnn: the input itself, which is a proposal cut out of its image and warped to a square; the object may reach beyond.
+- rcnn: the input itself, which is a proposal cut out of its image and warped to a square.
 - pcr: the input itself, a crop that shows the object.
+
+Objects may reach beyond the input.
 
 Shapes: ``B`` images, ``N`` objects of an image after padding, ``n`` classes asked for in an image, ``A`` references of
 an image (rpn: anchors in the order row, column, anchor; otherwise 1), ``S`` samples of an image, ``C`` channels,
@@ -99,17 +101,11 @@ class Localizer(nn.Module):
             size: rows and columns of the images, less any padding.
 
         Returns:
-            Logits (B, n, A) and boxes (B, n, A, 4) in pixels of the images, both at least float32. Boxes are cut to
-            the image but for rcnn, whose object may reach beyond its proposal. The logits of pcr are 0.
+            Logits (B, n, A) and boxes (B, n, A, 4) in pixels of the images, both at least float32. Boxes may reach
+            beyond the images, which may be parts of larger ones. The logits of pcr are 0.
         """
         logits, deltas = self._predict(features, labels)
-        boxes = decode(deltas, self._references(features, size), self.config.loc.box_weights, MAX_SIDE_RATIO)
-        if self.config.loc.method != "rcnn":
-            rows, columns = size
-            boxes = torch.stack((boxes[..., 0::2].clamp(0, columns), boxes[..., 1::2].clamp(0, rows)), dim=-1).flatten(
-                -2
-            )
-        return logits, boxes
+        return logits, decode(deltas, self._references(features, size), self.config.loc.box_weights, MAX_SIDE_RATIO)
 
     def losses(self, logits: Tensor, deltas: Tensor, references: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Losses of `logits` (B, A) and `deltas` (B, A, 4) over a sample of `references` (A, 4)."""
@@ -152,9 +148,12 @@ class Localizer(nn.Module):
         return [describe(name, part) for name, part in parts.items()]
 
     def _predict(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, n, A) and offsets (B, n, A, 4), at least float32."""
-        logits, deltas = self.layers(features, labels)
-        return full_precision(logits), full_precision(deltas)
+        """Logits (B, n, A) and offsets (B, n, A, 4), at least float32 under any autocast.
+
+        In bf16 all scores from 8 to 16 would be one of 129 numbers, and the best of thousands a matter of order.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return self.layers(full_precision(features), labels)
 
     def _references(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """The boxes (A, 4) that offsets refer to, in pixels: anchors, or the image of `size` rows, columns itself."""

@@ -6,34 +6,24 @@ Letters: ``I`` images, ``B`` images of a batch, ``n`` asked classes of an image,
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detection import checkpoint
 from detection.config import Config
-from detection.data.dataset import Annotations, ImageSize
+from detection.data.dataset import Annotations, ImageSize, keep_images
 from detection.data.loader import Images
 from detection.errors import UserError
-from detection.inference.compilation import compile_parts
-from detection.inference.devices import autocast, choose_device, place, trained_precision
-from detection.inference.predictor import ImageLike, as_paths, at_sizes, settings_from, settled
+from detection.inference.devices import autocast, trained_precision
+from detection.inference.look_through import look_through
+from detection.inference.predictor import ImageLike, at_sizes
 from detection.localization.answers import AS_STORED, Answers, agree, best, join, look_again, on_centre, on_map
-from detection.localization.build import build_localizer
 from detection.localization.localizer import Localizer
 from detection.localization.over_set import Columns, over_set
 from detection.localization.single import image_labels
-from detection.model.build import class_names_of, load_state
 
-ARCHITECTURE = (
-    "backbone",
-    *(f"model.{name}" for name in ("norm", "image_mean", "image_std")),
-    *(f"loc.{name}" for name in ("method", "layer", "crop", "anchor_sizes", "anchor_ratios", "box_weights")),
-)
-"""Settings that a trained localizer's weights belong to; some would change results without a word."""
 LONGEST = 4
 """Whole images are at most so many times as long as the wanted shorter side, to bound memory: longer ones shrink."""
 STRIDE = 32
@@ -93,17 +83,10 @@ class Locator:
     :func:`~detection.localization.answers.agree`.
     """
 
-    def __init__(
-        self,
-        members: Sequence[LocMember],
-        class_names: Sequence[str],
-        device: torch.device,
-        category_ids: Sequence[int] = (),
-    ) -> None:
-        """Takes localizers on `device`; `category_ids` are those of the K classes in files (none: 1..K)."""
+    def __init__(self, members: Sequence[LocMember], class_names: Sequence[str], device: torch.device) -> None:
+        """Takes localizers on `device`."""
         self.members = members
         self.class_names = tuple(class_names)
-        self.category_ids = tuple(category_ids)
         self.device = device
         self.dtype = trained_precision(self.config.train.precision, device)
 
@@ -141,16 +124,49 @@ class Locator:
         Raises:
             UserError: an image cannot be used, or there is another number of rows or a label that is none of the K.
         """
-        return Located(*(values[:, :, 0] for values in self._over_set(annotations, labels, 1, progress)))
+        labels = self._checked(labels, len(annotations))
+        asked = labels.any(axis=1)
+        if asked.any() and not asked.all():
+            return self._locate_some(annotations, labels, asked, progress)
 
-    def propose_all(self, annotations: Annotations, count: int, progress: Callable[[float], None]) -> np.ndarray:
-        """The best boxes (I, `count`, 4) float32 of each image's own class, best first; zeros where there are fewer.
+        def answer(images: Images, indices: np.ndarray) -> Columns:
+            return tuple(values[:, :, 0] for values in self._best(images, labels[indices], 1))
 
-        Arguments and errors as of :meth:`locate`.
+        sizes = sizes_of(self.members)
+        return Located(*over_set(annotations, sizes, answer, progress, device=self.device, **self._reading))
+
+    def _locate_some(
+        self, annotations: Annotations, labels: np.ndarray, asked: np.ndarray, progress: Callable[[float], None]
+    ) -> Located:
+        """As :meth:`locate`, for images of some of which (`asked`, (I,) bool) nothing is asked."""
+        found = self.locate(keep_images(annotations, asked), labels[asked], progress)
+        boxes, scores = np.zeros((*labels.shape, 4)), np.zeros(labels.shape)
+        boxes[asked], scores[asked] = found
+        return Located(boxes, scores)
+
+    def propose_all(
+        self,
+        annotations: Annotations,
+        count: int,
+        write: Callable[[int, np.ndarray], None],
+        progress: Callable[[float], None],
+    ) -> None:
+        """The best `count` boxes of each image's own class, best first; zeros where there are fewer.
+
+        Args:
+            write: called by each process for every image of its part, with the image's index and boxes (`count`, 4)
+                float32.
+            progress: and errors: as of :meth:`locate`.
         """
-        labels = image_labels(annotations)[:, None]
-        boxes, _ = self._over_set(annotations, labels, count, progress, np.float32)
-        return np.pad(boxes[:, 0], ((0, 0), (0, count - boxes.shape[2]), (0, 0)))
+        labels = self._checked(image_labels(annotations)[:, None], len(annotations))
+
+        def answer(images: Images, indices: list[int]) -> None:
+            boxes, _ = self._best(images, labels[indices], count)
+            rows = np.pad(boxes[:, 0], ((0, 0), (0, count - boxes.shape[2]), (0, 0)))
+            for index, row in zip(indices, rows.astype(np.float32), strict=True):
+                write(index, row)
+
+        look_through(annotations, sizes_of(self.members), answer, progress, device=self.device, **self._reading)
 
     @torch.inference_mode()
     def answers(self, images: Images, labels: Tensor) -> Answers:
@@ -164,30 +180,10 @@ class Locator:
             answers = agree([member.answers(images, labels) for member in self.members])
         return answers._replace(scores=torch.where(labels.unsqueeze(-1) > 0, answers.scores, 0.0))
 
-    def _over_set(
-        self,
-        annotations: Annotations,
-        labels: np.ndarray,
-        count: int,
-        progress: Callable[[float], None],
-        dtype: type = np.float64,
-    ) -> Columns:
-        """Boxes (I, n, P, 4) of type `dtype`, and scores (I, n, P)."""
-        labels = self._checked(labels, len(annotations))
-
-        def answer(images: Images, indices: np.ndarray) -> Columns:
-            boxes, scores = self._best(images, labels[indices], count)
-            return boxes.astype(dtype), scores
-
-        return over_set(
-            annotations,
-            sizes_of(self.members),
-            answer,
-            progress,
-            device=self.device,
-            batch_size=self.config.test.batch_size,
-            workers=self.config.data.workers,
-        )
+    @property
+    def _reading(self) -> dict[str, int]:
+        """How images are read: see :func:`~detection.data.loader.scoring_loader`."""
+        return {"batch_size": self.config.test.batch_size, "workers": self.config.data.workers}
 
     def _alone(self, image: ImageLike, labels: Sequence[int], count: int) -> Columns:
         """Boxes (1, n, P, 4) and scores (1, n, P) of one image."""
@@ -216,70 +212,3 @@ class Locator:
         if len(wrong):
             raise UserError(f"label {wrong[0]}: the localizer knows labels 1 to {classes}; 0 stands for none")
         return labels.astype(np.int64)
-
-
-class _Loaded(NamedTuple):
-    """What a checkpoint gives."""
-
-    member: LocMember
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-
-
-def load_locator(
-    path: str | Path | Sequence[str | Path], device: str = "auto", settings: dict[str, Any] | None = None
-) -> Locator:
-    """A trained localizer from a checkpoint (or a run folder, which stands for its last.pt); an ensemble from several.
-
-    Args:
-        path: as ``runs/x/best.pt``, or several such; the moving average of the weights is taken if there is one.
-        device: auto, cpu or cuda.
-        settings: values laid over each run's settings, as ``{"loc": {"test": "1crop"}}``.
-
-    Raises:
-        UserError: a setting is unknown or has a wrong value; a checkpoint (or that of the first stage of one) is
-            missing, damaged, or does not fit; those of an ensemble have different classes.
-    """
-    paths, asked, chosen = as_paths(path), settings_from(settings), choose_device(device)
-    loaded = [_load(each, chosen, asked) for each in paths]
-    names = loaded[0].class_names
-    for other, its in zip(paths, loaded, strict=True):
-        if its.class_names != names:
-            raise UserError(f"{other}: its classes are not those of {paths[0]}; an ensemble needs the same classes")
-    ids = next((each.category_ids for each in loaded if each.category_ids), ())
-    return Locator([each.member for each in loaded], names, chosen, ids)
-
-
-def load_first_stage(config: Config, class_names: Sequence[str], device: torch.device) -> Locator:
-    """The rpn whose proposals the rcnn of `config` looks at; it looks at images as `config` says (`loc.test`).
-
-    Raises:
-        UserError: `loc.first_stage` is no checkpoint of an rpn with the classes `class_names`.
-    """
-    loc = config.loc
-    name = f"loc.first_stage {loc.first_stage or '(empty)'}"
-    if not loc.first_stage or not checkpoint.resolve(loc.first_stage).is_file():
-        raise UserError(f"{name}: no such checkpoint; rcnn looks at the proposals of a trained rpn, so name its run")
-    test = {"test": loc.test, "test_scales": list(loc.test_scales), "test_crop_from": loc.test_crop_from}
-    loaded = _load(loc.first_stage, device, {"loc": test, "compile": config.compile})
-    method = loaded.member.config.loc.method
-    if method != "rpn":
-        raise UserError(f"{name}: a trained {method}, but proposals are made by an rpn; name the run of one")
-    if loaded.class_names != tuple(class_names):
-        raise UserError(f"{name}: its classes are not those of the rcnn; train an rpn on the same classes")
-    return Locator([loaded.member], class_names, device, loaded.category_ids)
-
-
-def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _Loaded:
-    """A localizer with its settings, first stage, class names and category ids."""
-    state = checkpoint.load(path)
-    checkpoint.require_kind(state, "localizer", path)
-    config = settled(state, settings, ARCHITECTURE, path)
-    names = tuple(class_names_of(state, str(path)))
-    localizer, _ = build_localizer(config, len(names), load_weights=False)
-    load_state(localizer, checkpoint.weights(state), str(path))
-    localizer = place(localizer, device, config.train.channels_last).eval()
-    if config.compile:
-        compile_parts(localizer, device, is_graphed=False)
-    first_stage = load_first_stage(config, names, device) if config.loc.method == "rcnn" else None
-    return _Loaded(LocMember(localizer, config, first_stage), names, tuple(state.get("category_ids", ())))

@@ -14,6 +14,7 @@ import numpy as np
 from detection.data.dataset import Annotations
 from detection.evaluation.detections import Detections
 from detection.evaluation.overlaps import candidates, pairwise_iou, spell_out
+from detection.localization.single import image_labels
 
 GRID = 20
 """Steps of an image's side at which the corners of a constant box are tried."""
@@ -34,14 +35,16 @@ class Guesses:
 
 @dataclass(frozen=True)
 class LocalizationScores:
-    """Errors as shares of the images that have an object, 0..1."""
+    """Errors as shares, 0..1, of the images that have an object; `classification` of those whose class is known."""
 
     top: np.ndarray
     """(G,) float64: localization error when the first 1..G guesses count. The last of five is ILSVRC's number."""
     classification: np.ndarray
     """(G,) float64: the share of images whose class is not among the first 1..G guesses, whatever their boxes."""
     images: int
-    """How many images have an object; the others do not count."""
+    """How many images have an object."""
+    classified_images: int
+    """How many images have a known class, with an object or without."""
     given: float
     """Localization error with the class given: of the `given_images`, those whose first box of that class is wrong."""
     given_images: int
@@ -56,14 +59,19 @@ def localization_scores(guesses: Guesses, annotations: Annotations, iou: float =
         annotations: I images; ignored objects (difficult, crowd) are not there.
         iou: a box is right from this IoU on.
     """
-    best = best_ious(guesses, annotations)[counted(annotations)]
+    has_object = counted(annotations)
+    best = best_ious(guesses, annotations)
+    boxless = np.flatnonzero(~has_object & (image_labels(annotations) > 0))
+    named_boxless = guesses.labels[boxless] == image_labels(annotations)[boxless, None]
+    best = best[has_object]
     named, right = best >= 0, best >= iou
     guessed = named.any(axis=1)
     first_of_class = right[guessed, named[guessed].argmax(axis=1)]
     return LocalizationScores(
         top=_error_shares(right),
-        classification=_error_shares(named),
+        classification=_error_shares(np.concatenate([named, named_boxless])),
         images=len(best),
+        classified_images=len(best) + len(boxless),
         given=_share(~first_of_class),
         given_images=len(first_of_class),
     )

@@ -11,18 +11,24 @@ from detection import checkpoint
 from detection.config import Config, from_dict
 from detection.data.overlap import overlap_sentence
 from detection.errors import UserError
+from detection.finalize import value_of
 from detection.inspection.draw import save_picture
 from detection.localization.build import build_localizer
 from detection.localization.crops import CropTransform
+from detection.localization.load import ARCHITECTURE, load_first_stage, require_first_stage, weights_digest
 from detection.localization.localizer import Localizer
-from detection.localization.locate import Located, Locator, LocMember, load_first_stage
+from detection.localization.locate import Located, Locator, LocMember
 from detection.localization.pictures import sheet
-from detection.localization.rule import best_constant_box, counted, given_class_errors
-from detection.localization.single import image_labels, read_sets
-from detection.localization.tables import GIVEN, STRICT_IOU
+from detection.localization.proposals import kept_proposals
+from detection.localization.rule import best_constant_box, counted
+from detection.localization.single import image_labels, read_sets, with_targets
+from detection.localization.tables import GIVEN, given_errors
 from detection.localization.val_set import require_boxes
 from detection.model.build import Stage, load_state
-from detection.training.base import Run, RunData, go
+from detection.training.base import Run, RunData, go, left_out
+
+LAYERS = tuple(f"loc.{name}" for name in ("method", "layer", "anchor_sizes", "anchor_ratios", "box_weights"))
+"""Settings that the weights of the per-class layers belong to."""
 
 
 def train(config: Config, explicit: dict[str, Any]) -> Path:
@@ -33,7 +39,7 @@ def train(config: Config, explicit: dict[str, Any]) -> Path:
 class LocalizationRun(Run):
     """The training of a localizer."""
 
-    program, kind = "train_loc.py", "localizer"
+    program, kind, fixed = "train_loc.py", "localizer", ARCHITECTURE
 
     def name(self) -> str:
         """`single_shapes_resnet18_rpn`."""
@@ -41,11 +47,14 @@ class LocalizationRun(Run):
 
     def read(self) -> RunData:
         """The two sets, and how wrong a single box would be everywhere."""
-        train, val = read_sets(self.config)
+        require_first_stage(self.config)  # before anything that takes long
+        read, val = read_sets(self.config)
         require_boxes(val, self.config.data.val)
+        train = with_targets(read, self.config.data)
         self.constant = best_constant_box(train, val)
         sentences = [
             f"{len(train.class_names)} classes, one in each image",
+            *left_out(read, train),
             f"the best constant box is wrong in {100 * self.constant:.1f} % of the images to score",
             *filter(None, [overlap_sentence(train, val)]),
         ]
@@ -60,7 +69,7 @@ class LocalizationRun(Run):
         return localizer, report
 
     def start_from(self, network: Localizer, state: dict[str, Any]) -> str:
-        """Takes the trunk; the per-class layers too where they are of the same method, classes and shape.
+        """Takes the trunk; the per-class layers too where they are of the same classes and the same settings.
 
         Raises:
             UserError: the other run's trunk is another one.
@@ -70,8 +79,8 @@ class LocalizationRun(Run):
             raise UserError(f"--init_from {path}: its trunk is {other.backbone}, this run's {self.config.backbone}")
         own, _ = _layers_apart(network.state_dict())
         given, trunk = _layers_apart(checkpoint.weights(state))
-        is_same = other.loc.method == self.config.loc.method and tuple(state["class_names"]) == self.data.names
-        keeps = is_same and all(given[name].shape == tensor.shape for name, tensor in own.items())
+        is_same = all(value_of(other, name) == value_of(self.config, name) for name in LAYERS)
+        keeps = is_same and tuple(state["class_names"]) == self.data.names
         load_state(network, {**trunk, **(given if keeps else own)}, path)
         return f"weights from {path}, {'with its per-class layers' if keeps else 'the per-class layers start anew'}"
 
@@ -80,8 +89,14 @@ class LocalizationRun(Run):
         config, first_stage = self.config, self.member.first_stage
         if first_stage is None:
             return CropTransform(config, config.seed)
-        proposals = first_stage.propose_all(self.data.train, config.loc.proposals, self.log.share("proposed"))
+        told = self.log.share("proposed")
+        proposals = kept_proposals(self.folder, first_stage, self.data.train, config.loc.proposals, told)
         return CropTransform(config, config.seed, proposals)
+
+    def more_identity(self) -> dict[str, str]:
+        """The digest of the first stage's weights, of an rcnn."""
+        first_stage = self.member.first_stage
+        return {"first_stage": weights_digest(first_stage.members[0].localizer)} if first_stage else {}
 
     def stages(self, network: Localizer) -> list[Stage]:
         """As an image passes through them."""
@@ -96,15 +111,13 @@ class LocalizationRun(Run):
 
     def _score(self, step: int, located: Located) -> float:
         val, boxes = self.data.val, located.boxes[:, 0]
-        known = counted(val)
-        error, strict = (given_class_errors(boxes, val, iou)[known].mean() for iou in (0.5, STRICT_IOU))
+        told = {**given_errors(boxes, val), "LOC error, best constant box": self.constant}
         save_picture(self.folder / "predictions.png", sheet(val, image_labels(val)[:, None], located))
         self.log.pictures("predictions", self.folder / "predictions.png")
-        told = {GIVEN: error, f"{GIVEN}, IoU {STRICT_IOU:g}": strict, "LOC error, best constant box": self.constant}
-        self.log.record(step, **{name: float(value) for name, value in told.items()})
+        self.log.record(step, **told)
         words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in told.items())
-        self.log.say(f"iteration {step}: {words} ({int(known.sum())} images)")
-        return -float(error)
+        self.log.say(f"iteration {step}: {words} ({int(counted(val).sum())} images)")
+        return -told[GIVEN]
 
     def last_words(self) -> str:
         """The files, and the next command."""

@@ -16,8 +16,8 @@ from detection.errors import UserError
 def read_sets(config: Config) -> tuple[Annotations, Annotations]:
     """The training and the validation set, of one class an image.
 
-    Of the training set, images without a target are left out, whatever `data.empty` says: no box can be learned from
-    them. The validation set keeps them; no box of theirs can be right or wrong.
+    The training set may hold images without a target, of which no box can be learned: see :func:`with_targets`. Those
+    of the validation set count in the classification error only.
 
     Raises:
         UserError: something is wrong with the data, an image holds two classes and `data.on_error` is "fail", or no
@@ -30,7 +30,12 @@ def read_sets(config: Config) -> tuple[Annotations, Annotations]:
     train, val = single_class(train, data, data.train), single_class(val, data, data.val)
     if not len(train.boxes):
         raise UserError(f"{data.root}: {data.train} has no box to learn from; name another set by --data.train")
-    return for_training(train, replace(data, empty="drop")), val
+    return train, val
+
+
+def with_targets(train: Annotations, settings: DataSettings) -> Annotations:
+    """A training set without the images that have no target, whatever `settings.empty` says."""
+    return for_training(train, replace(settings, empty="drop"))
 
 
 def single_class(annotations: Annotations, settings: DataSettings, sets: str) -> Annotations:
@@ -68,8 +73,9 @@ def single_class(annotations: Annotations, settings: DataSettings, sets: str) ->
 
 
 def image_labels(annotations: Annotations) -> np.ndarray:
-    """(I,) int64: the class 1..K of each image, 0 for one without a box; of several classes the first object's."""
-    labels = np.zeros(len(annotations), np.int64)
+    """(I,) int64: the class 1..K of each image, of several that of the first object; 0: not known, no box shows it."""
+    named = annotations.image_classes
+    labels = named.copy() if len(named) else np.zeros(len(annotations), np.int64)
     boxed = np.diff(annotations.offsets) > 0
     labels[boxed] = annotations.labels[annotations.offsets[:-1][boxed]]
     return labels

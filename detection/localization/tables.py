@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from detection.localization.rule import LocalizationScores
+from detection.data.dataset import Annotations
+from detection.localization.rule import LocalizationScores, counted, given_class_errors
 
 GIVEN = "LOC error, class given"
 """Key of the error with the class given, in records of runs and of tools."""
@@ -21,6 +23,14 @@ STRICT_IOU = 0.7
 def class_errors(name: str, error: float, strict: float) -> dict[str, float]:
     """The error of boxes whose class is right, `name`, at IoU 0.5 and at `STRICT_IOU`."""
     return {name: float(error), f"{name}, IoU {STRICT_IOU:g}": float(strict)}
+
+
+def given_errors(boxes: np.ndarray, annotations: Annotations) -> dict[str, float]:
+    """The errors of the one box (I, 4) of each image's own class, over the images that have an object."""
+    known = counted(annotations)
+    return class_errors(
+        GIVEN, *(given_class_errors(boxes, annotations, iou)[known].mean() for iou in (0.5, STRICT_IOU))
+    )
 
 
 def score_record(of_class: Mapping[str, float], scores: LocalizationScores | None) -> dict[str, float]:
@@ -39,7 +49,11 @@ def score_record(of_class: Mapping[str, float], scores: LocalizationScores | Non
 
 def counts(scores: LocalizationScores) -> dict[str, int]:
     """What the errors of guesses are shares of."""
-    return {"images": scores.images, "images whose class is among the guesses": scores.given_images}
+    return {
+        "images": scores.images,
+        "images whose class is among the guesses": scores.given_images,
+        "images of a known class": scores.classified_images,
+    }
 
 
 def score_table(of_class: Mapping[str, float], scores: LocalizationScores | None) -> Table:
@@ -49,6 +63,8 @@ def score_table(of_class: Mapping[str, float], scores: LocalizationScores | None
         caption = (
             f"of {scores.images:,} images with an object; the class of {scores.given_images:,} is among the guesses"
         )
+        if scores.classified_images > scores.images:
+            caption += f"; classification: of {scores.classified_images:,} whose class is known"
     table = Table(title="Errors by ILSVRC's rule, in %", caption=caption, box=SIMPLE_HEAD, collapse_padding=True)
     for name in ("", "localization", "classification") if scores else ("", "localization"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)

@@ -8,7 +8,7 @@ from detection.data.checks import report
 from detection.data.dataset import Annotations
 from detection.errors import UserError
 from detection.localization.rule import counted
-from detection.localization.single import single_class
+from detection.localization.single import image_labels, single_class
 
 
 def read_val(settings: DataSettings, pictures: bool) -> tuple[Annotations, list[str]]:
@@ -27,9 +27,14 @@ def read_val(settings: DataSettings, pictures: bool) -> tuple[Annotations, list[
     without = int(np.count_nonzero(~counted(annotations)))
     sentences = report(annotations.dropped)
     if annotations.left_out:
-        sentences.append(f"images that were left out, whose lines are passed over: {len(annotations.left_out):,}")
+        lines = "" if pictures else ", whose lines are passed over"
+        sentences.append(f"images that were left out{lines}: {len(annotations.left_out):,}")
     if without:
-        sentences.append(f"images without a box, which do not count: {without:,} of {len(annotations):,}")
+        known = int(np.count_nonzero(image_labels(annotations)[~counted(annotations)]))
+        sentences.append(
+            f"images without a box, where none can be right or wrong: {without:,} of {len(annotations):,}; "
+            f"the class of {known:,} of them is known and counts in the classification error"
+        )
     return annotations, sentences
 
 

@@ -22,7 +22,7 @@ from detection.data.dataset import Annotations
 from detection.data.loader import DetectionDataset, TrainingBatches, TrainingTransform
 from detection.errors import UserError, listed
 from detection.files import replacing, unused
-from detection.finalize import finalize
+from detection.finalize import finalize, require_unchanged
 from detection.inference.devices import choose_device
 from detection.inspection.draw import SHEET_IMAGES, save_picture, training_sheet
 from detection.model.build import Stage, load_state
@@ -51,6 +51,8 @@ class Run(ABC):
     """The tool that trains such a run."""
     kind: str
     """What its checkpoints hold: "detector" or "localizer"."""
+    fixed: tuple[str, ...]
+    """Settings that its weights belong to: they stay when it goes on."""
 
     def __init__(self, config: Config, state: dict[str, Any] | None, device: torch.device) -> None:
         self.config, sentences = finalize(config, distributed.world_size())
@@ -108,6 +110,10 @@ class Run(ABC):
     @abstractmethod
     def stages(self, network: nn.Module) -> list[Stage]:
         """What the network consists of, for the table that the run begins with."""
+
+    def more_identity(self) -> dict[str, Any]:
+        """What the checkpoints of such runs hold beside what all do."""
+        return {}
 
     @abstractmethod
     def evaluate(self, step: int) -> Callable[[], float]:
@@ -180,7 +186,7 @@ class Run(ABC):
     def _identity(self) -> dict[str, Any]:
         ids = list(self.data.train.own_category_ids())
         identity = {"kind": self.kind, "config": to_dict(self.config), "category_ids": ids}
-        return {**identity, "class_names": list(self.data.names)}
+        return {**identity, "class_names": list(self.data.names), **self.more_identity()}
 
     def _stopped(self) -> str:
         return (
@@ -206,7 +212,7 @@ def go(kind: type[Run], config: Config, explicit: dict[str, Any]) -> Path:
     state = checkpoint.load(config.resume) if config.resume else None
     if state:
         checkpoint.require_kind(state, kind.kind, config.resume)
-        config = resumed_config(state, explicit, config.resume)
+        config = resumed_config(state, explicit, config.resume, kind.fixed)
     device = distributed.init_from_environment(choose_device(config.device))
     try:
         return kind(config, state, device).go()
@@ -214,8 +220,11 @@ def go(kind: type[Run], config: Config, explicit: dict[str, Any]) -> Path:
         distributed.shutdown()
 
 
-def resumed_config(state: dict[str, Any], explicit: dict[str, Any], path: str) -> Config:
+def resumed_config(state: dict[str, Any], explicit: dict[str, Any], path: str, fixed: Sequence[str]) -> Config:
     """The settings of the run that a checkpoint belongs to, with what was given now laid over them.
+
+    Args:
+        fixed: names of settings that must stay.
 
     Raises:
         UserError: the checkpoint cannot be gone on from, or not with these settings.
@@ -232,7 +241,9 @@ def resumed_config(state: dict[str, Any], explicit: dict[str, Any], path: str) -
     before = overlay(state["config"], {"train": {"stop_at": 0}, "resume": "", "init_from": ""})
     given = {name: value for name, value in explicit.items() if name != "resume"}
     folder = checkpoint.resolve(path).parent
-    return dataclasses.replace(from_dict(overlay(before, given)), output=str(folder), resume=path)
+    config = from_dict(overlay(before, given))
+    require_unchanged(from_dict(before), config, fixed, path)
+    return dataclasses.replace(config, output=str(folder), resume=path)
 
 
 def require_same_classes(before: list[str], now: tuple[str, ...], path: str) -> None:
@@ -271,6 +282,12 @@ def open_log(config: Config, folder: Path) -> RunLog:
         config=to_dict(config),
         enabled=distributed.is_main(),
     )
+
+
+def left_out(read: Annotations, kept: Annotations) -> list[str]:
+    """A sentence on the training images without a target, which are left out; none without such."""
+    count = len(read) - len(kept)
+    return [f"images to train without a target: {count:,}, left out"] if count else []
 
 
 def describe(annotations: Annotations, name: str) -> str:

@@ -19,13 +19,13 @@ from detection.evaluation.detections import Detections
 from detection.evaluation.scores import Scores
 from detection.finalize import anchors
 from detection.inference.ensemble import Member
-from detection.inference.predictor import Predictor
+from detection.inference.predictor import ARCHITECTURE, Predictor
 from detection.inspection.report import Reported, write_report
 from detection.inspection.results import Judged, write_results
 from detection.model.build import Stage, build_detector, stages
 from detection.model.faster_rcnn import FasterRCNN
 from detection.model.transfer import init_from
-from detection.training.base import Run, RunData, go
+from detection.training.base import Run, RunData, go, left_out
 
 REPORT_IMAGES = 200
 """Pictures in the report of a run's last evaluation."""
@@ -39,7 +39,7 @@ def train(config: Config, explicit: dict[str, Any]) -> Path:
 class DetectionRun(Run):
     """The training of a detector."""
 
-    program, kind = "train_det.py", "detector"
+    program, kind, fixed = "train_det.py", "detector", ARCHITECTURE
 
     def name(self) -> str:
         """`VOCdevkit_resnet101_c4`."""
@@ -153,9 +153,3 @@ def read_sets(config: Config) -> tuple[Annotations, Annotations]:
 def network_of(config: Config) -> str:
     """`resnet101 with head c4`."""
     return f"{config.backbone} with head {config.model.head}"
-
-
-def left_out(read: Annotations, kept: Annotations) -> list[str]:
-    """A sentence on the training images that `data.empty` left out; none without such."""
-    count = len(read) - len(kept)
-    return [f"images to train without a target: {count}, left out (data.empty drop)"] if count else []

@@ -25,13 +25,14 @@ def found(tiny_set: Annotations, tmp_path: Path) -> Path:
     return tmp_path / "found.json"
 
 
-def test_a_file_becomes_a_folder_with_a_page(tool, tiny_data, found, tmp_path) -> None:
+def test_a_file_becomes_a_folder_with_a_page(tool, tiny_data, found, tmp_path, true_plots) -> None:
     words = ("--data.root", tiny_data, "--data.train", "train", "--data.val", "val", "--metric.bootstrap", 20)
     ended = tool("inspect_det", *words, "--detections", found, "--output", tmp_path / "report")
     assert (ended.status, ended.err) == (0, "")
     assert f"open {tmp_path / 'report' / 'index.html'} in a browser" in ended.out
     assert len(list((tmp_path / "report" / "pictures").iterdir())) == 5
     assert '"found.json"' in (tmp_path / "report" / "data.js").read_text()
+    assert "</svg>" in (tmp_path / "report" / "plots" / "recall_by_size.svg").read_text()
 
 
 def test_two_files_side_by_side_and_the_worst_pictures_only(tool, tiny_data, found, tmp_path) -> None:

@@ -16,7 +16,7 @@ from detection import checkpoint
 from detection.config import DataSettings
 from detection.data import read_annotations
 from detection.localization.guess_files import write_official
-from detection.localization.locate import load_locator
+from detection.localization.load import load_locator
 from detection.localization.rule import Guesses
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -87,7 +87,7 @@ def test_scoring_a_checkpoint_gives_the_errors_of_the_run(tool, loc_run, set_wor
     assert {again[f"LOC error, top-{count}"] for count in range(1, 6)} == {found[GIVEN[0]]}
     words = " ".join(ended.out.split())
     for sentence in (
-        "images without a box, which do not count: 1 of 6",
+        "images without a box, where none can be right or wrong: 1 of 6; the class of 0 of them is known",
         f"class given {100 * found[GIVEN[0]]:.2f}",
         "labels in localization.txt: 1 to 3, in the order of the class names",
         f"localization.txt, metrics.json, predictions.png are in {output}",

@@ -55,7 +55,7 @@ def test_perfect_detections_score_one_under_both_protocols(tool, tiny_data, tiny
             assert words_shown in ended.out
 
 
-def test_half_of_the_objects_found_and_the_difference(tool, tiny_data, tiny_set, truth, tmp_path) -> None:
+def test_half_of_the_objects_found_and_the_difference(tool, tiny_data, tiny_set, truth, tmp_path, true_plots) -> None:
     half = truth.select(np.arange(len(truth)) % 2 == 0)
     truth.write_coco(tmp_path / "all.json", tiny_set)
     half.write_coco(tmp_path / "half.json", tiny_set)
@@ -69,7 +69,8 @@ def test_half_of_the_objects_found_and_the_difference(tool, tiny_data, tiny_set,
     for name, interval in differences.items():
         assert interval["value"] == pytest.approx(first[name] - second[name], abs=1e-9) and interval["high"] < 0
     for folder in ("plots", "plots_versus"):
-        assert {path.suffix for path in (tmp_path / folder).iterdir()} == {".png", ".svg"}
+        paths = list((tmp_path / folder).iterdir())
+        assert {path.suffix for path in paths} == {".png", ".svg"} and all(path.stat().st_size for path in paths)
     assert [one["name"] for one in record["results"]] == ["half.json", "all.json"]
     assert ended.out.count("COCO: 12 numbers") == 2
 

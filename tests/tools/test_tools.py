@@ -47,14 +47,14 @@ def assert_coco(path, image_ids):
 # Training
 
 
-def test_training_leaves_a_folder_that_can_be_read_and_repeated(tool, recipe, output):
+def test_training_leaves_a_folder_that_can_be_read_and_repeated(tool, recipe, output, true_plots):
     ended = tool("train_det", "--config", recipe, "--output", output, "--seed", 3)
     assert (ended.status, ended.err) == (0, "")
     config = parse("train_det.py", "", ["--config", str(output / "config.yaml")])
     assert (config.train.iterations, config.seed, config.output) == (2, 3, str(output))
     assert all(0 <= value <= 1 for value in scores_of(output).values())
     assert_coco(output / "detections.json", {f"{number:06d}" for number in range(8, 13)})
-    for name in ("predictions.png", "train_samples.png"):
+    for name in ("predictions.png", "train_samples.png", "report/plots/precision_recall.png"):
         with Image.open(output / name) as picture:
             picture.load()
     state = checkpoint.load(output)
@@ -120,6 +120,13 @@ def test_scoring_takes_other_settings_and_another_set(tool, tiny_run, output):
     assert tool("eval_det", "--checkpoint", tiny_run, "--output", output, *words).status == 0
     rows = assert_coco(output / "detections.json", {f"{number:06d}" for number in range(8)})
     assert len(rows) == 8 * 2
+
+
+def test_scoring_draws_the_plots(tool, tiny_run, output, true_plots):
+    assert tool("eval_det", "--checkpoint", tiny_run, "--output", output).status == 0
+    with Image.open(output / "plots" / "precision_recall.png") as picture:
+        assert picture.size == (1200, 675)
+        picture.load()
 
 
 def test_a_set_without_annotations_is_packed_in_the_devkits_form(tool, tiny_run, output):
@@ -259,7 +266,7 @@ def test_a_run_is_not_resumed_on_other_classes(refusal, tiny_run, tiny_data, tmp
 
 def test_a_run_is_not_resumed_with_another_architecture(refusal, tiny_run):
     sentence = refusal("train_det", "--resume", tiny_run, "--backbone", "resnet34")
-    assert "the checkpoint is of another architecture" in sentence
+    assert 'it was trained with backbone "resnet18", which cannot become "resnet34" now' in sentence
 
 
 def test_a_training_image_that_does_not_decode_is_named(tool, recipe, tiny_data, tmp_path, output):

@@ -1,6 +1,7 @@
 """Reading ImageNet's localization data: the real sample, the devkit's ids and blacklist, and every kind of fault."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from PIL import Image
 
 from detection.config import DataSettings
 from detection.data import class_names, read_annotations
-from detection.data.dataset import Annotations, read_image
+from detection.data.dataset import Annotations, concatenate, keep_images, read_image
 from detection.errors import UserError
+from detection.localization.single import image_labels
 
 MAPPING = "n01 tench, Tinca tinca\nn02 goldfish\nn03 great white shark, white shark\n"
 
@@ -84,7 +86,8 @@ def test_chosen_classes_leave_the_others_boxes_out(tmp_path: Path) -> None:
     data = _read(tmp_path, classes=chosen)
     assert data.class_names == chosen and data.category_ids == (3, 2)
     assert data.labels.tolist() == [1, 2] and np.diff(data.offsets).tolist() == [1, 0, 1]
-    with pytest.raises(UserError, match="LOC_synset_mapping.txt: no line is 'shark'; give --data.classes whole lines"):
+    assert _read(tmp_path, classes=("n03", "n02")).class_names == chosen
+    with pytest.raises(UserError, match="LOC_synset_mapping.txt: no class is 'shark'; give --data.classes synsets"):
         _read(tmp_path, classes=("shark",))
     assert class_names(_settings(tmp_path)) == tuple(MAPPING.splitlines())
 
@@ -180,6 +183,21 @@ def test_a_broken_box(tmp_path: Path, words: str) -> None:
     assert data.offsets.tolist() == [0, 2, 2] and data.left_out == frozenset()
     with pytest.raises(UserError, match="2 faults"):
         _read(root)
+
+
+def test_a_synset_without_a_box_is_a_known_class(tmp_path: Path) -> None:
+    rows = {"a_1": "n02", "a_2": "n02 1 1 2 2", "a_3": ""}
+    val, train = (_read(_write(tmp_path / spec, rows, spec), spec) for spec in ("val", "train"))
+    for data in (val, train):
+        assert data.image_classes.tolist() == [2, 2, 0] and data.labels.tolist() == [2]
+        assert image_labels(data).tolist() == [2, 2, 0]
+    assert image_labels(keep_images(val, np.array([True, False, True]))).tolist() == [2, 0]
+    unnamed = replace(val, image_classes=np.zeros(0, np.int64))
+    assert image_labels(unnamed).tolist() == [0, 2, 0]
+    assert image_labels(concatenate([unnamed, val])).tolist() == [0, 2, 0, 2, 2, 0]
+    _write(tmp_path, {"a": "n09"})
+    with pytest.raises(UserError, match="line 2: image a: synset n09 is not in LOC_synset_mapping.txt"):
+        _read(tmp_path)
 
 
 def test_faults_are_told_in_the_order_of_the_lines(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ HEADS = {
 
 
 class Trunk(nn.Sequential):
-    """A stand-in for VGG's convolutions, at their stride."""
+    """A stand-in for the convolutions of a VGG, or those of a residual network to conv4, at their stride."""
 
     strides, out_channels, pooled_levels = (16,), 8, 1
 
@@ -38,6 +38,15 @@ class Trunk(nn.Sequential):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"0": super().forward(images)}
+
+
+class Conv5(nn.Sequential):
+    """A stand-in for a residual network's last stage on regions, in float64 far the slowest part."""
+
+    out_channels = 16
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU())
 
 
 class FullyConnected(nn.Sequential):
@@ -63,11 +72,12 @@ def member(tiny_config: Settings) -> Callable[..., Member]:
         torch.manual_seed(seed)
         chosen = {"model": {**HEADS[head], "global_context": context}, "data": data or {}, "test": test}
         config = from_dict(overlay(tiny_config, chosen))
-        if head == "fc":
-            size = (config.data.test_min_size, config.data.test_max_size)
-            detector = FasterRCNN(Trunk(), FullyConnected(), CLASSES, config.model, config.test, size)
-        else:
+        if head == "fpn":
             detector, _ = build_detector(config, CLASSES, load_weights=False)
+        else:
+            size = (config.data.test_min_size, config.data.test_max_size)
+            tail = FullyConnected() if head == "fc" else Conv5()
+            detector = FasterRCNN(Trunk(), tail, CLASSES, config.model, config.test, size)
         predictor = detector.roi_heads.box_predictor
         for layer in (detector.rpn.head.cls_logits, detector.rpn.head.bbox_pred, *predictor.children()):
             nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)

@@ -211,7 +211,7 @@ def test_other_classes_are_refused_before_any_image_is_read(
 def test_bf16_hardly_changes_what_is_found(member, images_at) -> None:
     """Mixed types meet in context, maximum, means and votes; boxes and scores come out in float32."""
     test = {"scales": [48, 64], "flip": True, "refine": True, "vote_iou": 0.5, "score_threshold": 0.0, "nms_iou": 1.0}
-    members = [member(head, context=True, **test) for head in ("c4", "fpn")]
+    members = [member(head, context=True, **test) for head in ("c4", "fc")]
     for each in members:
         each.detector.float()
     images = images_at([(64, 96), (80, 64)], sizes_of(members))

@@ -14,6 +14,7 @@ from detection.evaluation.detections import Detections
 from detection.evaluation.errors import find_errors
 from detection.inspection.plots import write_plots
 
+pytestmark = pytest.mark.usefixtures("true_plots")
 STEMS = ["error_costs", "precision_recall", "recall_by_size", "confusion_matrix"]
 
 

@@ -158,10 +158,10 @@ def test_classifiers_that_cannot_be_had_are_refused(weights, tmp_path):
 def test_published_weights_are_fetched_as_a_backbones(weights, monkeypatch):
     asked = []
     state = torch.load(weights, weights_only=True)
-    monkeypatch.setattr(classify, "download", lambda url: asked.append(url) or state)
+    monkeypatch.setattr(classify, "download", lambda *words: asked.append(words) or state)
     network = load_classifier("resnet18", "IMAGENET1K_v1")
-    assert asked == ["https://download.pytorch.org/models/resnet18-f37072fd.pth"]
+    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "give --classifier_weights FILE")]
     assert torch.equal(network.fc.weight, state["fc.weight"]) and not network.training
     old = {name: value for name, value in state.items() if "num_batches_tracked" not in name}
-    monkeypatch.setattr(classify, "download", lambda url: old)
+    monkeypatch.setattr(classify, "download", lambda *words: old)
     assert torch.equal(load_classifier("resnet18", "imagenet1k_v1").fc.bias, state["fc.bias"])

@@ -60,8 +60,11 @@ def test_boxes_lie_on_their_pixels(hflip: float) -> None:
         done = run(settings(AugmentSettings(hflip=hflip)), image, boxes, position)
         assert done.image.shape == (SIDE, SIDE, 3) and done.image.dtype == np.uint8 and done.boxes.dtype == np.float32
         assert len(done.labels) >= 1 and done.original_size == (SIDE, SIDE)
-        for box, label in zip(done.boxes, done.labels, strict=True):
-            assert np.abs(box - extent(done.image, label)).max() <= 1
+        for box, label in zip(done.boxes[~done.ignore], done.labels[~done.ignore], strict=True):
+            assert np.abs(np.clip(box, 0, SIDE) - extent(done.image, label)).max() <= 1
+            wide, high = (boxes[label - 1][2:] - boxes[label - 1][:2]).tolist()
+            shape = (box[2] - box[0]) / (box[3] - box[1])
+            assert shape == pytest.approx(wide / high, rel=0.03)  # of the whole object, whatever is seen of it
         corners.add(tuple(done.boxes[0].tolist()))
     assert len(corners) > 30  # windows and sizes vary
 
@@ -105,21 +108,24 @@ def test_no_crop_is_without_an_object() -> None:
     large, all_of_it = picture(40, 400, [(0, 0, 400, 40)])
     for position in range(60):
         done = run(settings(), small, one, position)
-        assert done.labels.tolist() == [1] and np.abs(done.boxes[0] - extent(done.image, 1)).max() <= 1
+        assert done.labels.tolist() == [1] and not done.ignore[0]
+        assert np.abs(np.clip(done.boxes[0], 0, SIDE) - extent(done.image, 1)).max() <= 1
         done = run(settings(), large, all_of_it, position)
-        assert done.boxes.tolist() == [[0, 0, SIDE, SIDE]]
+        assert not done.ignore[0] and np.clip(done.boxes, 0, SIDE).tolist() == [[0, 0, SIDE, SIDE]]
+        assert done.boxes[0, 2] - done.boxes[0, 0] == pytest.approx(10 * (done.boxes[0, 3] - done.boxes[0, 1]))
 
 
 def test_a_quarter_has_to_be_visible() -> None:
-    """32 rows, so that only x is random: the box of 24 x 32 keeps its label where at least 6 columns are seen."""
+    """32 rows, so that only x is random: the box of 24 x 32 counts from 6 columns seen; less of it is ignored."""
     image, boxes = picture(32, 96, [(24, 0, 48, 32), (70, 0, 72, 32)])
     seen = set()
     for position in range(200):
         done = run(settings(scales=(SIDE, SIDE)), image, boxes, position)
         columns = int((done.image[0, :, 0] == 240).sum())
-        assert (1 in done.labels) == (columns >= 6)
+        assert (1 in done.labels) == (columns > 0)
+        assert (1 in done.labels[~done.ignore]) == (columns >= 6)
         seen.add(columns)
-    assert {5, 6} <= seen
+    assert {0, 5, 6} <= seen
 
 
 def test_a_crop_shows_an_object_that_is_not_ignored() -> None:

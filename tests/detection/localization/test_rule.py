@@ -115,6 +115,19 @@ def test_images_without_boxes_do_not_count() -> None:
     np.testing.assert_array_equal(best_ious(make_guesses([[(1, WIDE)]] * 5, 1), annotations), ious)
 
 
+def test_images_of_a_known_class_without_boxes_count_in_the_classification_error() -> None:
+    annotations = make_annotations([(0, []), (1, [WIDE]), (0, []), (2, [WIDE]), (0, [])])
+    annotations.image_classes = np.array([1, 1, 2, 2, 0])
+    scores = localization_scores(make_guesses([[(1, WIDE), (2, WIDE)]] * 5), annotations)
+    assert (scores.images, scores.classified_images) == (2, 4)
+    assert scores.top.tolist() == [0.5, 0, 0, 0, 0]
+    assert scores.classification.tolist() == [0.5, 0, 0, 0, 0]
+    scores = localization_scores(make_guesses([[(1, WIDE)]] * 4 + [[]]), annotations)
+    assert scores.classification.tolist() == [0.5] * 5  # images 0 and 1 of four
+    scores = localization_scores(make_guesses([[], [(1, WIDE)], [], [], []]), annotations)
+    assert (scores.top[0], scores.classification[0]) == (0.5, 0.75)
+
+
 def test_sets_without_any_object_have_no_error() -> None:
     annotations = make_annotations([(0, []), (0, [])])
     scores = localization_scores(make_guesses([[(1, WIDE)], []]), annotations)

@@ -17,7 +17,7 @@ from detection.command_line import LOCALIZATION, parse
 from detection.config import from_dict, overlay
 from detection.errors import UserError
 from detection.finalize import finalize
-from detection.localization.locate import load_locator
+from detection.localization.load import load_locator
 from detection.localization.run import LocalizationRun
 
 KEYS = ("LOC error, class given", "LOC error, class given, IoU 0.7", "LOC error, best constant box")
@@ -241,11 +241,21 @@ def test_layers_of_the_same_shape_but_another_meaning_start_anew(start, loc_conf
         found, log = begun(config, tmp_path / method, **one, **METHODS[method], first_stage=str(rpn))
         assert kept(found, checkpoint.load(rpn)["model"]) == {"backbone"}
         assert "the per-class layers start anew" in log
+    for other in ({"anchor_sizes": [48.0]}, {"box_weights": [10.0, 10.0, 5.0, 5.0]}):
+        found, _ = begun(config, tmp_path / "other", **{**one, **other})
+        assert kept(found, checkpoint.load(rpn)["model"]) == {"backbone"}
     assert begun(config, tmp_path / "again", **one)[1].count("with its per-class layers") == 1
+
+
+def test_a_run_that_goes_on_keeps_the_settings_that_its_weights_belong_to(start, loc_run):
+    sizes = {"anchor_sizes": [20.0, 30.0]}
+    with pytest.raises(UserError, match="it was trained with loc.anchor_sizes .* leave it out"):
+        start("more", resume=str(loc_run), loc=sizes)
 
 
 def test_rcnn_looks_again_at_the_proposals_of_its_first_stage(start, loc_run, loc_data):
     folder = start("rcnn", loc={"method": "rcnn", "first_stage": str(loc_run)}, train={"iterations": 1})
+    assert len([*folder.glob("proposals-*.npy")]) == 1
     (errors,) = errors_of(folder)
     names = (loc_data / "ImageSets" / "Main" / "val.txt").read_text().split()
     found = slow_errors(load_locator(folder / "best.pt", "cpu"), loc_data, names)

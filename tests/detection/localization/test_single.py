@@ -10,7 +10,7 @@ import pytest
 from detection.config import Config, DataSettings
 from detection.data import read_annotations
 from detection.errors import UserError
-from detection.localization.single import image_labels, read_sets, single_class
+from detection.localization.single import image_labels, read_sets, single_class, with_targets
 
 
 def _write(root: Path, sets: dict[str, dict[str, Sequence[str]]]) -> Path:
@@ -50,7 +50,10 @@ def test_the_label_of_each_image(tmp_path: Path) -> None:
 
 
 def test_images_without_a_box_are_not_trained_on_but_kept_to_score(tmp_path: Path) -> None:
-    train, val = read_sets(_config(_write(tmp_path, SETS)))
+    config = _config(_write(tmp_path, SETS))
+    read, val = read_sets(config)
+    train = with_targets(read, config.data)
+    assert read.image_ids.tolist() == ["a", "b", "c"]
     assert train.image_ids.tolist() == ["a", "c"] and image_labels(train).tolist() == [2, 3]
     assert val.image_ids.tolist() == ["d", "e", "f"] and train.class_names == val.class_names
 
@@ -72,7 +75,8 @@ def test_an_image_of_two_classes_is_left_out(tmp_path: Path) -> None:
 
 
 def test_chosen_classes_make_other_objects_harmless(tmp_path: Path) -> None:
-    train, _ = read_sets(_config(_write(tmp_path, MIXED), classes=("dog",)))
+    config = _config(_write(tmp_path, MIXED), classes=("dog",))
+    train = with_targets(read_sets(config)[0], config.data)
     assert train.image_ids.tolist() == ["b", "c"] and image_labels(train).tolist() == [1, 1]
     assert np.diff(train.offsets).tolist() == [3, 1]
 

@@ -1,35 +1,15 @@
 """Short runs on the tiny data set."""
 
-import contextlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from detection.config import from_dict, overlay
 from detection.training.run import train
 
 
 @pytest.fixture
-def start(tiny_config: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Starts a run: its folder's name, then groups of settings; returns the folder, which the end of the test removes.
-
-    With ``resume`` only the settings given count, as on the command line.
-    """
-    folders: list[Path] = []
-
-    def run(name: str, **given: Any) -> Path:
-        folders.append(tmp_path / name)
-        if "resume" not in given:
-            given = overlay(tiny_config, {"output": str(folders[-1]), **given})
-        with contextlib.suppress(FileNotFoundError):
-            (folders[-1] / "log.txt").unlink()
-        return train(from_dict(given), given)
-
-    yield run
-    torch.use_deterministic_algorithms(False)
-    for folder in folders:  # a checkpoint has 200 MB
-        shutil.rmtree(folder, ignore_errors=True)
+def start(starter: Callable[..., Any], tiny_config: dict[str, Any]) -> Callable[..., Path]:
+    """Starts a run of a detector: its folder's name, then groups of settings; returns the folder."""
+    return starter(train, tiny_config)

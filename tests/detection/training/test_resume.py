@@ -174,7 +174,7 @@ def test_config_yaml_of_a_resumed_run_still_describes_the_run(stopped, two_of_fo
     ("given", "words"),
     [
         ({"train": {"optimizer": "sgd"}}, "optimizer"),
-        ({"model": {"roi": {"hidden": 16}}}, "architecture"),
+        ({"model": {"roi": {"hidden": 16}}}, "it was trained with model.roi.hidden 32"),
         ({"data": {"classes": ["circle", "cross", "square", "triangle", "star"]}}, "classes"),
     ],
 )

@@ -282,12 +282,15 @@ def test_a_resumed_configuration_is_the_checkpoints_with_what_was_given_over_it(
     before = to_dict(from_dict({"train": {"stop_at": 5, "lr": 0.5}, "seed": 4, "init_from": "a.pt", "output": "old"}))
     given = {"resume": "runs/x/last.pt", "train": {"iterations": 9}}
     state = {"config": before, "optimizer": {}}
-    config = resumed_config(state, given, "runs/x/last.pt")
+    fixed = ("backbone", "model.norm")
+    config = resumed_config(state, given, "runs/x/last.pt", fixed)
     assert (config.train.stop_at, config.train.lr, config.train.iterations) == (0, 0.5, 9)
     assert (config.seed, config.init_from, config.resume) == (4, "", "runs/x/last.pt")
     assert config.output == "runs/x"  # wherever it was written
     with pytest.raises(UserError, match="^--output: a resumed run goes on in its own folder"):
-        resumed_config(state, {**given, "output": "new"}, "runs/x/last.pt")
+        resumed_config(state, {**given, "output": "new"}, "runs/x/last.pt", fixed)
+    with pytest.raises(UserError, match='^runs/x/last.pt: it was trained with model.norm "frozen", .*"group"'):
+        resumed_config(state, {**given, "model": {"norm": "group"}}, "runs/x/last.pt", fixed)
 
 
 def test_a_set_is_described_by_its_counts(tiny_config):

@@ -7,10 +7,7 @@ import dataclasses
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +20,12 @@ from detection.data import read_annotations
 from detection.data.transforms import TrainTransform
 from detection.finalize import finalize
 from detection.inference.predictor import load_detector
+from detection.inspection import plots
 from detection.model.build import build_detector
 from detection.training.log import RunLog
 from detection.training.loop import Loop
 from detection.training.run import train
 
-REPOSITORY = Path(__file__).parents[3]
 DOUBLE = {
     # Wide images in one process and tall ones in the other: their own padded sizes differ.
     "data": {"group_by_shape": False, "min_size": [64]},
@@ -96,7 +93,7 @@ def compute(settings, folder, checkpoint_path):
     result = {**gradients(settings, folder / "double"), **predictions(settings, checkpoint_path)}
     torch.save(result, folder / f"{distributed.rank()}.pt")
     distributed.shutdown()
-    os.environ["MASTER_PORT"] = os.environ["SECOND_PORT"]
+    os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[1]
     whole_run(settings, folder)
 
 
@@ -124,40 +121,6 @@ def signalled(settings, folder, rank):
 # The tests
 
 
-def free_ports():
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return str(first.getsockname()[1]), str(second.getsockname()[1])
-
-
-def launch(mode, settings, folder, word, seconds=180):
-    """Runs two processes as torchrun does; returns their statuses (None: still running) and what they said."""
-    first, second = free_ports()
-    (folder / "settings.json").write_text(json.dumps(settings))
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first, "SECOND_PORT": second}
-    common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, __file__, mode, str(folder / "settings.json"), str(folder), word]
-    outputs = [folder / f"{rank}.txt" for rank in range(2)]
-    processes = []
-    for rank, output in enumerate(outputs):
-        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with open(output, "w") as file:
-            processes.append(
-                subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
-            )
-    deadline = time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        time.sleep(0.1)
-        if any(process.poll() not in (None, 0) for process in processes):
-            deadline = min(deadline, time.monotonic() + 5)  # the other one waits for it in vain
-    statuses = [process.poll() for process in processes]
-    for process in processes:
-        process.kill()
-        process.wait()
-    return statuses, [output.read_text() for output in outputs]
-
-
 @pytest.fixture(scope="module")
 def settings(tiny_run):
     """The settings of the tiny run, for another one."""
@@ -165,10 +128,10 @@ def settings(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def two(settings, tiny_run, tmp_path_factory):
+def two(launch, settings, tiny_run, tmp_path_factory):
     """The results of both processes, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    statuses, words = launch("compute", settings, folder, str(tiny_run / "best.pt"))
+    statuses, words = launch(__file__, "compute", settings, folder, str(tiny_run / "best.pt"))
     assert statuses == [0, 0], words
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)], folder, words
 
@@ -251,9 +214,9 @@ def test_only_the_main_process_speaks(two):
     assert other == ""
 
 
-def test_a_signal_to_one_process_stops_both_after_the_same_step(settings, tmp_path):
+def test_a_signal_to_one_process_stops_both_after_the_same_step(launch, settings, tmp_path):
     """As when a scheduler's signals do not arrive at once: nobody may wait for a process that has stopped."""
-    statuses, words = launch("signalled", settings, tmp_path, "1", seconds=40)
+    statuses, words = launch(__file__, "signalled", settings, tmp_path, "1", seconds=120)
     assert statuses == [0, 0], words
     state = checkpoint.load(tmp_path / "run")
     assert state["step"] in (2, 3)
@@ -262,6 +225,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(settings, tmp_pa
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    plots._write = lambda *_: None  # takes longer than the rest
     {"compute": compute, "signalled": signalled}[sys.argv[1]](
         json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]), sys.argv[4]
     )
