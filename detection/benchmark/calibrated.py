@@ -7,11 +7,13 @@ likely as leaves a number of detections in every image. All of it happens to the
 Shapes: ``R`` regions of all images, ``K`` classes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -21,9 +23,9 @@ from detection.errors import UserError
 
 LEAST_DETECTIONS = 20
 """Of every image; a comparison of fewer says little."""
-OBJECTNESS_STD, ANCHOR_DELTA_STD = 2.0, 0.2
+HIDDEN_STD, OBJECTNESS_STD, ANCHOR_DELTA_STD = 1.0, 2.0, 0.1
 CLASS_STD, REGION_DELTA_STD = 3.0, 1.0
-"""Spread of the logits and of the encoded offsets over the places of the images."""
+"""Spread of hidden values, logits and encoded offsets over the places of the images, or over the regions."""
 RESIDUAL_GAIN = 0.2
 """Mean factor of the normalization that ends a residual block."""
 BACKGROUND_BIASES = [step / 4 for step in range(60, -61, -1)]
@@ -48,9 +50,7 @@ def calibrate(peer: FasterRCNN, images: list[Tensor]) -> None:
     prepared, _ = peer.transform(images)
     take_statistics(peer.backbone, prepared.tensors)
     features = peer.backbone(prepared.tensors)
-    for layer, std in ((peer.rpn.head.cls_logits, OBJECTNESS_STD), (peer.rpn.head.bbox_pred, ANCHOR_DELTA_STD)):
-        hidden = [peer.rpn.head.conv(part) for part in features.values()]
-        spread(layer, torch.cat([layer(part).flatten(2) for part in hidden], dim=2).transpose(1, 2).flatten(0, 1), std)
+    spread_proposals(peer.rpn.head, list(features.values()))
     proposals, _ = peer.rpn(prepared, features)
     heads = peer.roi_heads
     pooled = heads.box_roi_pool(features, proposals, prepared.image_sizes)
@@ -97,6 +97,19 @@ def spread(layer: nn.Module, outputs: Tensor, std: float) -> None:
     factor = std / variance.sqrt().clamp(min=1e-6)
     layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
     layer.bias.copy_((layer.bias - mean) * factor)
+
+
+def spread_proposals(head: RPNHead, features: Sequence[Tensor]) -> None:
+    """Spread the hidden layer, the logits and the offsets of a proposal head over all places of the maps."""
+    spread(head.conv[0][0], columns([head.conv[0][0](part) for part in features]), HIDDEN_STD)
+    hidden = [head.conv(part) for part in features]
+    for layer, std in ((head.cls_logits, OBJECTNESS_STD), (head.bbox_pred, ANCHOR_DELTA_STD)):
+        spread(layer, columns([layer(part) for part in hidden]), std)
+
+
+def columns(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, h, w) as rows of C numbers, one for each place."""
+    return torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in maps])
 
 
 def choose_background(peer: FasterRCNN, vectors: Tensor, proposals: list[Tensor], sizes: list[tuple[int, int]]) -> None:

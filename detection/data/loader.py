@@ -4,18 +4,11 @@ Letters: ``B`` images of a batch, ``N`` objects of an image after padding, ``H, 
 ``I`` images of a data set.
 """
 
-import copy
 import dataclasses
 import itertools
 import math
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,14 +20,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detection.batch import Batch
 from detection.config import DataSettings
 from detection.data.dataset import Annotations, ImageSize, Sample, read_image
-from detection.data.ring import Parcels, Ring
-from detection.data.transforms import TestTransform, Transformed
+from detection.data.transforms import TestTransform, TrainingTransform
+from detection.data.workers import BatchLoader, Key
 from detection.errors import UserError
 
-Key = tuple[int, int]
-"""What a sample is asked for with: position in the run, index in the annotations."""
-TrainingTransform = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int], Transformed]
-"""Takes an image, its boxes, labels and ignore flags, the position in the run and the index of the image."""
 Images = dict[ImageSize, Batch]
 """The same images at one or several sizes."""
 Zeros = Callable[[tuple[int, ...]], Tensor]
@@ -80,9 +69,9 @@ def training_loader(
         annotations.sizes, batch_size, seed, settings.group_by_shape, start=start, rank=rank, world_size=world_size
     )
     dataset = DetectionDataset(annotations, transform)
-    side = padded_size((settings.max_size * settings.augment.scale_jitter[1],) * 2, padding)[0]
+    side, _ = padded_size((transform.longest,) * 2, padding)
     slot_size = batch_size // world_size * (3 * side * side + SLOT_REST)
-    return _Loader(dataset, batches, partial(collate, padding=padding), settings.workers, slot_size, pin_memory)
+    return BatchLoader(dataset, batches, partial(collate, padding=padding), settings.workers, slot_size, pin_memory)
 
 
 def scoring_loader(
@@ -120,7 +109,7 @@ def scoring_loader(
     batches = scoring_batches(padded, part, batch_size)
     dataset = ScoringDataset(annotations, sizes)
     slot_size = max((len(batch) * _bytes_of(padded[batch[0][1]]) for batch in batches), default=0)
-    return _Loader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, slot_size, pin_memory)
+    return BatchLoader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, slot_size, pin_memory)
 
 
 def _bytes_of(sizes: tuple[tuple[int, int], ...]) -> int:
@@ -317,123 +306,3 @@ def _empty_batch(samples: Sequence[Sample], images: Tensor, slots: int) -> Batch
 
 def _rows(sizes: list[tuple[int, int]]) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float32)
-
-
-class _Slotted:
-    """Batches of keys with the slots of the ring that they will lie in, one after another."""
-
-    def __init__(self, batches: TrainingBatches | list[list[Key]], slots: int) -> None:
-        self._batches = batches
-        self._slots = slots
-
-    def __iter__(self) -> Iterator[tuple[int, list[Key]]]:
-        return zip(itertools.cycle(range(self._slots)), self._batches, strict=False)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-
-class _Guarded(Dataset):
-    """A data set that hands a user's mistake on as a value: raised in a worker, it would arrive inside a traceback."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, key: Key) -> Any:
-        try:
-            return self._dataset[key]
-        except UserError as error:
-            return error
-
-    def __getitems__(self, slotted: tuple[int, list[Key]]) -> tuple[int, list[Any]]:
-        """The slot of a batch, and its samples; the data loader asks for whole batches by this."""
-        slot, keys = slotted
-        return slot, [self[key] for key in keys]
-
-
-def _collate_guarded(
-    slotted: tuple[int, list[Any]], collate: Callable[..., Batch | Images], ring: Ring | None
-) -> tuple[int, Any]:
-    """The slot, and a mistake, or the batch, or (Parcels) where it lies in the slot, if it fits in there."""
-    number, samples = slotted
-    mistakes = [sample for sample in samples if isinstance(sample, UserError)]
-    if mistakes:
-        return number, mistakes[0]
-    if ring is None:
-        return number, collate(samples)
-    slot = ring.slot(number)
-    batch = collate(samples, zeros=slot.zeros)
-    return number, slot.pack(batch) or batch
-
-
-class _Loader(DataLoader):
-    """A data loader that raises the mistakes which its guarded data set handed on, and whose batches come by a ring.
-
-    Args:
-        dataset, batches, collate, workers: as for any data loader.
-        slot_size: bytes of the largest batch; a larger one travels as with any data loader.
-        pin_memory: hand batches out in page-locked memory.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        batches: TrainingBatches | list[list[Key]],
-        collate: Callable[..., Batch | Images],
-        workers: int,
-        slot_size: int,
-        pin_memory: bool,
-    ) -> None:
-        workers = min(workers, os.cpu_count() or 1)
-        # At most 2 batches a worker are asked for and not handed out. The next one is asked for before the oldest of
-        # these is taken out of its slot.
-        self._slots = 2 * workers + 1
-        self._slot_size = slot_size
-        self._pins = pin_memory
-        # Forked workers share the annotations; newer versions of Python send each a copy. Elsewhere forking is unsafe.
-        self._forks = workers > 0 and sys.platform == "linux"
-        super().__init__(
-            _Guarded(dataset),
-            batch_sampler=_Slotted(batches, self._slots),
-            collate_fn=collate,
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            multiprocessing_context="fork" if self._forks else None,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # it would otherwise draw from the global one, which dropout uses
-        )
-
-    def __iter__(self) -> Iterator[Batch | Images]:
-        ring = Ring(self._slots, self._slot_size) if self._forks else None  # each iteration has workers of its own
-        loader = copy.copy(self)
-        loader.collate_fn = partial(_collate_guarded, collate=self.collate_fn, ring=ring)
-        for slot, content in DataLoader.__iter__(loader):
-            if isinstance(content, UserError):
-                raise content
-            yield ring.take(slot, content, self._pins) if isinstance(content, Parcels) else self._pinned(content)
-
-    def _pinned(self, content: Batch | Images) -> Batch | Images:
-        if not self._pins:
-            return content
-        return content.pin_memory() if isinstance(content, Batch) else {s: b.pin_memory() for s, b in content.items()}
-
-
-def _start_worker(_: int) -> None:
-    """One thread per worker; and only the main process ends it.
-
-    A scheduler, torchrun or Ctrl-C signals all processes at once. A worker that obeyed would bring down the main
-    process while that saves its state.
-    """
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(multiprocessing.parent_process().pid,), daemon=True).start()
-
-
-def _end_when_told(parent: int) -> None:
-    """Waits for the SIGTERM that comes from the process `parent`; any other is without effect."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)  # from a thread, so that work in progress cannot delay it

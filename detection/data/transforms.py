@@ -5,7 +5,7 @@ Letters: ``N`` objects of an image, ``H, W`` rows and columns.
 
 import os
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -32,6 +32,24 @@ class Transformed(NamedTuple):
     """Rows and columns before resizing, after any crop."""
 
 
+class TrainingTransform(Protocol):
+    """What happens to a training image."""
+
+    longest: float
+    """No side of what it makes is longer, in pixels."""
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        ignore: np.ndarray,
+        position: int,
+        index: int,
+    ) -> Transformed:
+        """Transforms an image; `position` is its place in the run, `index` that in its set."""
+
+
 class TrainTransform:
     """Augments and resizes a training image; all that is random follows from (seed, position) alone."""
 
@@ -39,6 +57,7 @@ class TrainTransform:
         self._settings = settings
         self._seed = seed
         self._augment = Augmentation(settings.augment)
+        self.longest = settings.max_size * settings.augment.scale_jitter[1]
 
     def __call__(
         self,

@@ -44,6 +44,7 @@ class CropTransform:
         self._seed = seed
         self._proposals = proposals
         self._augment = Augmentation(config.data.augment)
+        self.longest = config.loc.crop
 
     def __call__(
         self,

@@ -19,7 +19,8 @@ from detection import checkpoint, distributed
 from detection.config import Config, from_dict, overlay, to_dict
 from detection.data.checks import report
 from detection.data.dataset import Annotations
-from detection.data.loader import DetectionDataset, TrainingBatches, TrainingTransform
+from detection.data.loader import DetectionDataset, TrainingBatches
+from detection.data.transforms import TrainingTransform
 from detection.errors import UserError, listed
 from detection.files import replacing, unused
 from detection.finalize import finalize, require_unchanged

@@ -27,7 +27,8 @@ from detection import distributed
 from detection.batch import Batch
 from detection.config import Config
 from detection.data.dataset import Annotations
-from detection.data.loader import TrainingTransform, pad_batch, training_loader
+from detection.data.loader import pad_batch, training_loader
+from detection.data.transforms import TrainingTransform
 from detection.errors import UserError
 from detection.inference.compilation import begin_step, compile_parts, returns_to_sizes
 from detection.inference.devices import autocast, choose_precision, place
