@@ -56,6 +56,7 @@ def test_a_recipe_is_read_and_agrees_with_itself(name):
     assert len(sentences) == 2
     assert config.train.reference_batch == config.train.batch_size
     assert finalize(config)[0] == config
+    assert not config.data.reduced_decoding
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *(f"test/{name}" for name in TEST_FILES)])

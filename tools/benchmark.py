@@ -26,22 +26,20 @@ ARGUMENTS = {
         "help": "What is measured; eval: the whole of eval_det.py; growth: 100,000 images against 10,000",
     },
     "--head": {
-        "choices": ["", "c4", "fpn", "fc"],
+        "choices": ["c4", "fpn", "fc"],
         "metavar": "{c4,fpn,fc}",
-        "default": "",
-        "help": "Region head (default: fc for VGG, otherwise c4)",
+        "help": "Region head; without it fc for a VGG and c4 for a ResNet",
     },
     "--batch_size": {
         "type": int,
-        "default": 0,
         "metavar": "N",
-        "help": "Images of a batch (loader 8, train 2, others 1)",
+        "help": "Images of a batch; without it 8 to load, 2 to train, else 1",
     },
-    "--size": {"default": "600x800", "metavar": "HxW", "help": "Rows and columns of the images (default: 600x800)"},
-    "--rounds": {"type": int, "default": 7, "metavar": "N", "help": "Turns of each side (default: 7)"},
-    "--pictures": {"default": "", "metavar": "FOLDER", "help": "loader: JPEGs to load; without it some are drawn"},
-    "--json": {"default": "", "metavar": "FILE", "help": "Write every number"},
-    "--profile": {"default": "", "metavar": "FOLDER", "help": "Write traces of train and predict, for ui.perfetto.dev"},
+    "--size": {"default": "600x800", "metavar": "HxW", "help": "Rows and columns of the images"},
+    "--rounds": {"type": int, "default": 7, "metavar": "N", "help": "Turns of each side"},
+    "--pictures": {"metavar": "FOLDER", "help": "loader: JPEGs to load; without it some are drawn"},
+    "--json": {"metavar": "FILE", "help": "Write every number"},
+    "--profile": {"metavar": "FOLDER", "help": "Write traces of train and predict, for ui.perfetto.dev"},
 }
 GROUPS = ("backbone", "device", "seed", "compile", "train.precision", "train.channels_last", "data.workers")
 
@@ -55,10 +53,12 @@ def main(argv: list[str]) -> None:
     size, chosen = size_from(given.size), STAGES if given.stage == "all" else (given.stage,)
     measured = []
     for stage in chosen:
-        batch = given.batch_size or BATCHES.get(stage, 1)
-        own = {"pictures": given.pictures, "profile": given.profile}
+        batch = BATCHES.get(stage, 1) if given.batch_size is None else given.batch_size
+        case = make_case(
+            settings, given.head, size, batch, given.rounds, pictures=given.pictures, profile=given.profile
+        )
         try:
-            measured.append(measure(stage, make_case(settings, given.head, size, batch, given.rounds, **own)))
+            measured.append(measure(stage, case))
         except Disagreement as difference:
             sys.exit(f"benchmark.py: {stage}: the sides do not do the same work: {difference}")
     show(measured)

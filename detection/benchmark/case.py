@@ -28,10 +28,10 @@ class Case:
     """Images of a step, or of one prediction."""
     rounds: int
     """Turns of each side."""
-    pictures: str = ""
-    """Folder of JPEGs that are loaded; empty: they are drawn."""
-    profile: str = ""
-    """Folder for traces; empty: none is written."""
+    pictures: str | None = None
+    """Folder of JPEGs that are loaded; None: they are drawn."""
+    profile: str | None = None
+    """Folder for traces; None: none is written."""
 
     def __str__(self) -> str:
         model, compiled = self.config.model, ", compiled" if self.config.compile else ""
@@ -40,19 +40,19 @@ class Case:
 
 def make_case(
     settings: dict[str, Any],
-    head: str,
+    head: str | None,
     size: tuple[int, int],
     batch_size: int,
     rounds: int,
     *,
-    pictures: str = "",
-    profile: str = "",
+    pictures: str | None = None,
+    profile: str | None = None,
 ) -> Case:
     """The case of a command line.
 
     Args:
         settings: nested values laid over those of :func:`comparable`.
-        head: c4, fpn or fc; empty takes fc for a VGG and c4 for a residual network.
+        head: c4, fpn or fc; None takes fc for a VGG and c4 for a residual network.
 
     Raises:
         UserError: a value is out of range.

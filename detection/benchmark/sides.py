@@ -20,7 +20,7 @@ from detection.benchmark.agreement import Check
 from detection.benchmark.case import Case
 from detection.benchmark.peer import as_torchvision_takes
 from detection.benchmark.report import Measured, Row
-from detection.benchmark.timing import in_turns, stopwatch
+from detection.benchmark.timing import in_turns
 from detection.benchmark.work import (
     Stages,
     matrix_rate,
@@ -37,8 +37,8 @@ from detection.inference.predictor import Predictor, at_sizes
 
 Found = list[dict[str, Any]]
 """Of each image `boxes`, `labels` and `scores`, as NumPy arrays."""
-REPEATS = 5
-"""Steps whose stages are timed."""
+WARM_UP = {"cpu": 1, "cuda": 3}
+"""Turns that do not count; CUDA graphs are recorded in the second."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,27 @@ class Side:
 
 def compare(stage: str, sides: dict[str, Side], case: Case, checks: list[Check], device: torch.device) -> Measured:
     """Times the sides in turns, "ours" against each other one, then looks into each."""
-    timing = in_turns({name: stopwatch(side.work, device) for name, side in sides.items()}, case.rounds)
+    clocks = {name: Stages(side.work, side.detector, device, side.optimizer) for name, side in sides.items()}
+    timing = in_turns(clocks, case.rounds, WARM_UP[device.type])
     rows = [Row(stage, str(case), timing, peer=name) for name in sides if name != "ours"]
+    details = {name: shares(clock.medians(case.rounds)) for name, clock in clocks.items()}
     rate = matrix_rate(device) if device.type == "cuda" else 0.0
-    details = {name: look_into(side, timing.median(name), rate, device) for name, side in sides.items()}
-    for name, side in sides.items() if case.profile else ():
-        write_trace(Path(case.profile) / f"{stage}_{name.replace(' ', '_')}.json", side.work)
+    for name, side in sides.items():
+        details[name] |= look_into(side, timing.median(name), rate, device)
+        if case.profile:
+            write_trace(Path(case.profile) / f"{stage}_{name.replace(' ', '_')}.json", side.work)
     return Measured(rows, checks, details)
 
 
 def look_into(side: Side, seconds: float, rate: float, device: torch.device) -> dict[str, str]:
-    """Stages and operations; on a GPU, of bf16 matrix rate `rate`, also memory and synchronizations."""
+    """Operations; on a GPU, of bf16 matrix rate `rate`, also memory and synchronizations."""
     count = operations(side.work)
-    found = {**shares(Stages(side.detector, device, side.optimizer).measure(side.work, REPEATS))}
-    found["operations"] = f"{count / 1e12:.3g} TFLOP, {count / seconds / 1e12:.3g} TFLOP/s"
+    found = {"operations": f"{count / 1e12:.3g} TFLOP, {count / seconds / 1e12:.3g} TFLOP/s"}
     if device.type == "cuda":
         found["operations"] += f", {count / seconds / rate:.0%} of the bf16 matrix rate of {rate / 1e12:.0f} TFLOP/s"
         found["peak memory"] = f"{peak_memory(side.work, side.held(), device) / 2**20:,.0f} MiB"
         waits = synchronizations(side.work)
-        found["synchronizations"] = (
-            f"{waits['elsewhere']} outside the selection of boxes, {waits['in selection']} in it"
-        )
+        found["synchronizations"] = f"{waits[OUTSIDE]} {OUTSIDE} the selection of boxes, {waits[INSIDE]} {INSIDE} it"
     return found
 
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-WARM_UP = 2
-"""Turns of each side that do not count."""
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -30,7 +27,7 @@ class Timing:
         return [other / mine for mine, other in zip(self.seconds[own], self.seconds[peer], strict=True)]
 
 
-def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = WARM_UP) -> Timing:
+def in_turns(sides: Mapping[str, Callable[[], float]], rounds: int, warm_up: int) -> Timing:
     """Ask each side for the seconds it takes, `rounds` times, in turns.
 
     Args:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,20 +27,28 @@ SELECTION = {"nms", "nms_by_group", "batched_nms", "select", "filter_proposals",
 
 
 class Stages:
-    """Time of a detector's stages, by hooks on those modules that both sides have and that are never compiled.
+    """One side's turns with the time of each stage, by hooks on modules that both sides have and that are not compiled.
 
     The trunk is what comes before the proposal network, the copy to the device included; losses are part of the
     stage that they belong to.
 
     Args:
+        work: a prediction or a training step of `detector`.
         detector: with torchvision's `rpn` and `roi_heads`.
         optimizer: of a training step; None for predictions.
     """
 
     def __init__(
-        self, detector: nn.Module, device: torch.device, optimizer: torch.optim.Optimizer | None = None
+        self,
+        work: Callable[[], object],
+        detector: nn.Module,
+        device: torch.device,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
+        self.work = work
         self.device = device
+        self.turns: list[dict[str, float]] = []
+        """Seconds of the stages of each turn so far."""
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []
         self._handles = [
             detector.rpn.register_forward_pre_hook(lambda *_: self._mark("trunk")),
@@ -53,24 +62,28 @@ class Stages:
             ]
         self._last = "waiting" if optimizer else "region head"
 
-    def measure(self, work: Callable[[], object], repeats: int) -> dict[str, float]:
-        """Median seconds of each stage of `work`, over some repeats."""
-        steps = [self._once(work) for _ in range(repeats)]
-        for handle in self._handles:
-            handle.remove()
-        return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
-
-    def _once(self, work: Callable[[], object]) -> dict[str, float]:
+    def __call__(self) -> float:
+        """One turn; its seconds, until the device is done."""
         settle(self.device)
         self._marks = []
+        start = time.perf_counter()
         self._mark("")
-        work()
+        self.work()
         self._mark(self._last)
         settle(self.device)
-        taken: dict[str, float] = {}
-        for (_, start), (name, end) in zip(self._marks, self._marks[1:], strict=False):
-            taken[name] = taken.get(name, 0.0) + between(start, end)
+        taken = time.perf_counter() - start
+        stages: dict[str, float] = {}
+        for (_, begin), (name, end) in pairwise(self._marks):
+            stages[name] = stages.get(name, 0.0) + between(begin, end)
+        self.turns.append(stages)
         return taken
+
+    def medians(self, rounds: int) -> dict[str, float]:
+        """Seconds of each stage over the last `rounds` turns; takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        last = self.turns[-rounds:]
+        return {name: statistics.median(turn[name] for turn in last) for name in last[0]}
 
     def _mark(self, name: str) -> None:
         """The stage `name` ends here."""

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from detection.config import DataSettings
 from detection.data.checks import Fault
-from detection.data.jpeg import decode_jpeg
+from detection.data.jpeg import decode_enough
 from detection.errors import UserError
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -114,6 +114,20 @@ class ImageSize(NamedTuple):
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns that an image of `size` gets."""
         return resized_size(size, self.shorter, self.longest)
+
+
+class Decoded(NamedTuple):
+    """The content of an image file."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB: all of the image, as stored or reduced."""
+    size: tuple[int, int]
+    """Rows and columns as stored; boxes are in pixels of that size."""
+
+    @staticmethod
+    def whole(pixels: np.ndarray) -> "Decoded":
+        """With (H, W, 3) pixels that are not reduced."""
+        return Decoded(pixels, pixels.shape[:2])
 
 
 @dataclass
@@ -258,12 +272,23 @@ def read_image(path: str | Path, obey_exif: bool = False) -> np.ndarray:
     """Reads an image: (H, W, 3) uint8 RGB, as stored; with `obey_exif` turned upright as its EXIF data says.
 
     Raises:
+        UserError: as :func:`read_decoded`.
+    """
+    return read_decoded(path, obey_exif).pixels
+
+
+def read_decoded(path: str | Path, obey_exif: bool = False, enough: tuple[int, int] | None = None) -> Decoded:
+    """Reads an image as :func:`read_image` does; a JPEG file may come with `enough` rows and columns instead.
+
+    It does if it has at least twice as many: see :func:`~detection.data.jpeg.decode_enough`.
+
+    Raises:
         UserError: the file is missing, does not decode, or has more than 8 bits per channel.
     """
     try:
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            return _decoded(image, content, str(path), obey_exif)
+            return _decoded(image, content, str(path), obey_exif, enough)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; restore the file or take it out of its set") from None
     except UNDECODABLE as error:
@@ -271,13 +296,14 @@ def read_image(path: str | Path, obey_exif: bool = False) -> np.ndarray:
         raise UserError(f"{path}: the image does not decode ({why}); restore or remove the file") from None
 
 
-def _decoded(image: Image.Image, content: bytes, name: str, obey_exif: bool) -> np.ndarray:
-    """The pixels of a file that Pillow has opened; an ordinary JPEG file is decoded faster than Pillow would."""
+def _decoded(image: Image.Image, content: bytes, name: str, obey_exif: bool, enough: tuple[int, int] | None) -> Decoded:
+    """The content of a file that Pillow has opened; an ordinary JPEG file is decoded faster than Pillow would."""
     if image.format == "JPEG" and image.mode in ("RGB", "L") and not (obey_exif and "exif" in image.info):
-        pixels = decode_jpeg(content)
+        size = image.height, image.width
+        pixels = decode_enough(content, size, enough or size)
         if pixels is not None:
-            return pixels
-    return to_rgb(image, name, obey_exif)
+            return Decoded(pixels, size)
+    return Decoded.whole(to_rgb(image, name, obey_exif))
 
 
 def to_rgb(image: Image.Image, name: str, obey_exif: bool) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detection.batch import Batch
 from detection.config import DataSettings
-from detection.data.dataset import Annotations, ImageSize, Sample, read_image
+from detection.data.dataset import Annotations, Decoded, ImageSize, Sample, read_decoded
 from detection.data.transforms import TestTransform, TrainingTransform
 from detection.data.workers import BatchLoader, Key
 from detection.errors import UserError
@@ -83,6 +83,7 @@ def scoring_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    reduced_decoding: bool = False,
 ) -> DataLoader[Images]:
     """Every image once over all processes, unaugmented, at one or several sizes; position and index are the same.
 
@@ -97,6 +98,7 @@ def scoring_loader(
         rank: this process.
         world_size: number of processes.
         pin_memory: hand batches out in page-locked memory.
+        reduced_decoding: decode JPEGs no larger than the largest of `sizes` needs.
 
     Raises:
         UserError: while iterating, an image cannot be used.
@@ -107,7 +109,7 @@ def scoring_loader(
     ]
     part = range(rank * len(padded) // world_size, (rank + 1) * len(padded) // world_size)
     batches = scoring_batches(padded, part, batch_size)
-    dataset = ScoringDataset(annotations, sizes)
+    dataset = ScoringDataset(annotations, sizes, reduced_decoding)
     slot_size = max((len(batch) * _bytes_of(padded[batch[0][1]]) for batch in batches), default=0)
     return BatchLoader(dataset, batches, partial(collate_sizes, sizes=sizes), workers, slot_size, pin_memory)
 
@@ -192,15 +194,17 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             UserError: the image does not decode, or is not of the annotated size.
         """
-        return as_sample(self._annotations, key, read_annotated(self._annotations, key[1]), self._transform)
+        image = read_annotated(self._annotations, key[1], self._transform.enough)
+        return as_sample(self._annotations, key, image, self._transform)
 
 
 class ScoringDataset(Dataset[list[Sample]]):
     """Annotations at one or several sizes; samples are asked for as those of :class:`DetectionDataset`."""
 
-    def __init__(self, annotations: Annotations, sizes: Sequence[ImageSize]) -> None:
+    def __init__(self, annotations: Annotations, sizes: Sequence[ImageSize], reduced_decoding: bool = False) -> None:
         self._annotations = annotations
         self._transforms = [TestTransform(size) for size in sizes]
+        self._reduced_decoding = reduced_decoding
 
     def __getitem__(self, key: Key) -> list[Sample]:
         """Reads an image, and resizes it to each size.
@@ -208,29 +212,37 @@ class ScoringDataset(Dataset[list[Sample]]):
         Raises:
             UserError: as for :class:`DetectionDataset`.
         """
-        image = read_annotated(self._annotations, key[1])
+        image = read_annotated(self._annotations, key[1], self._enough)
         return [as_sample(self._annotations, key, image, transform) for transform in self._transforms]
 
+    def _enough(self, size: tuple[int, int]) -> tuple[int, int]:
+        return max(transform.enough(size) for transform in self._transforms) if self._reduced_decoding else size
 
-def read_annotated(annotations: Annotations, index: int) -> np.ndarray:
-    """The pixels (H, W, 3) of the image `index`.
+
+def read_annotated(
+    annotations: Annotations, index: int, enough: Callable[[tuple[int, int]], tuple[int, int]]
+) -> Decoded:
+    """The image `index`.
+
+    Args:
+        enough: how many rows and columns will do of an image, given those that it has.
 
     Raises:
         UserError: the image does not decode, or is not of the annotated size.
     """
     path = str(annotations.image_paths[index])
-    image = read_image(path)
     rows, columns = annotations.sizes[index].tolist()
-    if image.shape[:2] != (rows, columns):
+    image = read_decoded(path, enough=enough((rows, columns)))
+    if image.size != (rows, columns):
         raise UserError(
-            f"{path}: the image has {image.shape[1]} x {image.shape[0]} pixels, its annotation "
+            f"{path}: the image has {image.size[1]} x {image.size[0]} pixels, its annotation "
             f"says {columns} x {rows}; correct the annotation, or restore the image that its boxes were drawn on"
         )
     return image
 
 
-def as_sample(annotations: Annotations, key: Key, image: np.ndarray, transform: TrainingTransform) -> Sample:
-    """The image (H, W, 3) with its objects, transformed."""
+def as_sample(annotations: Annotations, key: Key, image: Decoded, transform: TrainingTransform) -> Sample:
+    """The image with its objects, transformed."""
     position, index = key
     objects = annotations.objects(index)
     boxes = annotations.boxes[objects].astype(np.float32)

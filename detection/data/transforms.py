@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import ImageSize, resize, resized_size
+from detection.data.dataset import Decoded, ImageSize, resize, resized_size
 
 if TYPE_CHECKING:
     import albumentations
@@ -38,9 +38,12 @@ class TrainingTransform(Protocol):
     longest: float
     """No side of what it makes is longer, in pixels."""
 
+    def enough(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns to which an image of `size` may be reduced before it comes: at least what is made of it."""
+
     def __call__(
         self,
-        image: np.ndarray,
+        image: Decoded,
         boxes: np.ndarray,
         labels: np.ndarray,
         ignore: np.ndarray,
@@ -59,9 +62,16 @@ class TrainTransform:
         self._augment = Augmentation(settings.augment)
         self.longest = settings.max_size * settings.augment.scale_jitter[1]
 
+    def enough(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The largest size that can be drawn, with `reduced_decoding`; all of it if windows may be cut out."""
+        settings, factor = self._settings, self._settings.augment.scale_jitter[1]
+        if settings.augment.crop > 0 or not settings.reduced_decoding:
+            return size
+        return resized_size(size, factor * max(settings.min_size), factor * settings.max_size)
+
     def __call__(
         self,
-        image: np.ndarray,
+        image: Decoded,
         boxes: np.ndarray,
         labels: np.ndarray,
         ignore: np.ndarray,
@@ -71,8 +81,8 @@ class TrainTransform:
         """Transforms one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
-            boxes: (N, 4) float32 in pixels of that image, inside it.
+            image: reduced to no less than :meth:`enough` says.
+            boxes: (N, 4) float32 in pixels of the image as stored, inside it.
             labels: (N,) int64.
             ignore: (N,) bool.
             position: place of the sample in the run.
@@ -84,7 +94,7 @@ class TrainTransform:
         image, boxes = self._augment(image, boxes, rng)
         factor = rng.uniform(*self._settings.augment.scale_jitter)
         shorter = factor * rng.choice(self._settings.min_size)
-        size = resized_size(image.shape[:2], shorter, factor * self._settings.max_size)
+        size = resized_size(image.size, shorter, factor * self._settings.max_size)
         return _resized(image, boxes, labels, ignore, size)
 
 
@@ -95,16 +105,17 @@ class Augmentation:
         self._augment = augment
         self._jitter = _colour_jitter() if augment.colour > 0 else None
 
-    def __call__(self, image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) and boxes (N, 4) float32, in the same order."""
+    def __call__(self, image: Decoded, boxes: np.ndarray, rng: np.random.Generator) -> tuple[Decoded, np.ndarray]:
+        """Image, and boxes (N, 4) float32 in pixels of it as stored, in the same order."""
+        pixels, size = image
         if rng.random() < self._augment.hflip:
-            image, boxes = cv2.flip(image, 1), _mirrored(boxes, image.shape[1], 0)
+            pixels, boxes = cv2.flip(pixels, 1), _mirrored(boxes, size[1], 0)
         if rng.random() < self._augment.vflip:
-            image, boxes = cv2.flip(image, 0), _mirrored(boxes, image.shape[0], 1)
+            pixels, boxes = cv2.flip(pixels, 0), _mirrored(boxes, size[0], 1)
         if rng.random() < self._augment.colour:
             self._jitter.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-            image = self._jitter(image=image)["image"]
-        return image, boxes
+            pixels = self._jitter(image=pixels)["image"]
+        return Decoded(pixels, size), boxes
 
 
 class TestTransform:
@@ -115,9 +126,13 @@ class TestTransform:
     def __init__(self, size: ImageSize) -> None:
         self._size = size
 
+    def enough(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What an image of `size` is resized to."""
+        return self._size.resized(size)
+
     def __call__(
         self,
-        image: np.ndarray,
+        image: Decoded,
         boxes: np.ndarray,
         labels: np.ndarray,
         ignore: np.ndarray,
@@ -125,7 +140,7 @@ class TestTransform:
         index: int = 0,
     ) -> Transformed:
         """Transforms one image; arguments as :class:`TrainTransform`'s; `position` and `index` make no difference."""
-        return _resized(image, boxes, labels, ignore, self._size.resized(image.shape[:2]))
+        return _resized(image, boxes, labels, ignore, self._size.resized(image.size))
 
 
 def _colour_jitter() -> "albumentations.ColorJitter":
@@ -142,17 +157,18 @@ def _mirrored(boxes: np.ndarray, length: int, axis: int) -> np.ndarray:
     return boxes
 
 
-def _crop(image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _crop(image: Decoded, boxes: np.ndarray, rng: np.random.Generator) -> tuple[Decoded, np.ndarray]:
     """A random window of whole pixels around all boxes, or at least half as high and wide when there is none.
 
+    The image must not be reduced.
     Albumentations' own (BBoxSafeRandomCrop) rounds its far edges down, and so cuts off up to a pixel of the boxes.
     """
     spans = []
-    for axis, length in ((0, image.shape[1]), (1, image.shape[0])):
+    for axis, length in ((0, image.size[1]), (1, image.size[0])):
         low, high = _must_keep(boxes[:, axis], boxes[:, axis + 2], length, rng)
         spans.append((int(rng.integers(0, low, endpoint=True)), int(rng.integers(high, length, endpoint=True))))
     (x1, x2), (y1, y2) = spans
-    return image[y1:y2, x1:x2], boxes - np.array([x1, y1, x1, y1], np.float32)
+    return Decoded.whole(image.pixels[y1:y2, x1:x2]), boxes - np.array([x1, y1, x1, y1], np.float32)
 
 
 def _must_keep(starts: np.ndarray, ends: np.ndarray, length: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -165,9 +181,9 @@ def _must_keep(starts: np.ndarray, ends: np.ndarray, length: int, rng: np.random
 
 
 def _resized(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray, size: tuple[int, int]
+    image: Decoded, boxes: np.ndarray, labels: np.ndarray, ignore: np.ndarray, size: tuple[int, int]
 ) -> Transformed:
-    rows, columns = image.shape[:2]
+    rows, columns = image.size
     scale = np.array([size[1] / columns, size[0] / rows] * 2)
     boxes = np.clip(boxes * scale, 0, [size[1], size[0]] * 2).astype(np.float32)  # float32 may step over the edge
-    return Transformed(resize(image, size), boxes, labels, ignore, (rows, columns))
+    return Transformed(resize(image.pixels, size), boxes, labels, ignore, image.size)

@@ -24,6 +24,7 @@ def look_through(
     device: torch.device,
     batch_size: int,
     workers: int,
+    reduced_decoding: bool = False,
 ) -> tuple[list[Part], list[int]]:
     """What `answer` says of this process's images, batch by batch, and the indices of all of them in the same order.
 
@@ -33,7 +34,7 @@ def look_through(
         sizes: the sizes that are wanted of every image.
         answer: takes the images of a batch on `device` and their B indices.
         progress: called after each batch with the share of this process's images that is done.
-        batch_size, workers: see :func:`~detection.data.loader.scoring_loader`.
+        batch_size, workers, reduced_decoding: see :func:`~detection.data.loader.scoring_loader`.
 
     Raises:
         UserError: an image cannot be used.
@@ -46,6 +47,7 @@ def look_through(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         pin_memory=device.type == "cuda",
+        reduced_decoding=reduced_decoding,
     )
     parts, seen, images = [], [], sum(len(keys) for _, keys in loader.batch_sampler)
     for batch in loader:

@@ -113,6 +113,7 @@ class Predictor:
             device=self.device,
             batch_size=self.config.test.batch_size,
             workers=self.config.data.workers,
+            reduced_decoding=self.config.data.reduced_decoding,
         )
         return gather(parts, seen, len(annotations))
 

@@ -12,7 +12,7 @@ import torch
 from torchvision.ops import box_iou
 
 from detection.config import Config
-from detection.data.dataset import resize, resized_size
+from detection.data.dataset import Decoded, resize, resized_size
 from detection.data.transforms import Augmentation, Transformed
 
 LEAST_VISIBLE = 0.25
@@ -46,9 +46,13 @@ class CropTransform:
         self._augment = Augmentation(config.data.augment)
         self.longest = config.loc.crop
 
+    def enough(self, size: tuple[int, int]) -> tuple[int, int]:
+        """All of an image: a crop shows a part of it."""
+        return size
+
     def __call__(
         self,
-        image: np.ndarray,
+        image: Decoded,
         boxes: np.ndarray,
         labels: np.ndarray,
         ignore: np.ndarray,
@@ -61,8 +65,8 @@ class CropTransform:
         """
         rng = np.random.default_rng([self._seed, position])
         take = self._proposal if self._loc.method == "rcnn" else self._window
-        image, boxes, kept, ignore = take(image, boxes, ignore, rng, index)
-        return Transformed(image, boxes.astype(np.float32), labels[kept], ignore, image.shape[:2])
+        crop, boxes, kept, ignore = take(image.pixels, boxes, ignore, rng, index)
+        return Transformed(crop.pixels, boxes.astype(np.float32), labels[kept], ignore, crop.size)
 
     def _window(
         self, image: np.ndarray, boxes: np.ndarray, ignore: np.ndarray, rng: np.random.Generator, index: int
@@ -72,7 +76,7 @@ class CropTransform:
         side, seen = self._loc.crop, np.flatnonzero(shares > 0)
         crop = np.ascontiguousarray(resize(image, size)[y : y + side, x : x + side])
         moved = (boxes * _scale(image.shape[:2], size) - [x, y, x, y])[seen]
-        crop, moved = self._augment(crop, moved.astype(np.float32), rng)
+        crop, moved = self._augment(Decoded.whole(crop), moved.astype(np.float32), rng)
         return crop, moved, seen, ignore[seen] | (shares[seen] < LEAST_VISIBLE)
 
     def _draw(
@@ -112,7 +116,8 @@ class CropTransform:
         chosen = self._choose(boxes[~ignore], image.shape[:2], rng, index)
         side = self._loc.crop
         inside = (boxes - np.tile(chosen[:2], 2)) * (side / np.tile(chosen[2:] - chosen[:2], 2))
-        crop, inside = self._augment(warp(image, chosen, side), inside.astype(np.float32), rng)
+        crop = Decoded.whole(warp(image, chosen, side))
+        crop, inside = self._augment(crop, inside.astype(np.float32), rng)
         return crop, inside, np.arange(len(boxes)), ignore
 
     def _choose(self, objects: np.ndarray, shape: tuple[int, int], rng: np.random.Generator, index: int) -> np.ndarray:
@@ -131,7 +136,7 @@ class CropTransform:
         return boxes[rng.choice(np.flatnonzero(group))]
 
 
-_Crop = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_Crop = tuple[Decoded, np.ndarray, np.ndarray, np.ndarray]
 """The crop (S, S, 3), boxes in pixels of it, which of the boxes given those are, and which of them are ignored."""
 
 

@@ -183,7 +183,12 @@ class Locator:
     @property
     def _reading(self) -> dict[str, int]:
         """How images are read: see :func:`~detection.data.loader.scoring_loader`."""
-        return {"batch_size": self.config.test.batch_size, "workers": self.config.data.workers}
+        data = self.config.data
+        return {
+            "batch_size": self.config.test.batch_size,
+            "workers": data.workers,
+            "reduced_decoding": data.reduced_decoding,
+        }
 
     def _alone(self, image: ImageLike, labels: Sequence[int], count: int) -> Columns:
         """Boxes (1, n, P, 4) and scores (1, n, P) of one image."""

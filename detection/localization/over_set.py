@@ -27,6 +27,7 @@ def over_set(
     device: torch.device,
     batch_size: int,
     workers: int,
+    reduced_decoding: bool = False,
 ) -> Columns:
     """What `answer` says of the images, in their order, on every process; each has a contiguous part to answer.
 
@@ -34,7 +35,7 @@ def over_set(
         sizes: the sizes that are wanted of every image.
         answer: takes the images of a batch on `device` and their indices (B,); returns arrays of B rows.
         progress: called after each batch with the share of this process's images that is done.
-        batch_size, workers: see :func:`~detection.data.loader.scoring_loader`.
+        batch_size, workers, reduced_decoding: see :func:`~detection.data.loader.scoring_loader`.
 
     Raises:
         UserError: there is no image, or one cannot be used.
@@ -49,6 +50,7 @@ def over_set(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        reduced_decoding=reduced_decoding,
     )
     return gather(parts, seen, len(annotations))
 

@@ -47,7 +47,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("something is read")
 
-    monkeypatch.setattr(loader, "read_image", read)
+    monkeypatch.setattr(loader, "read_decoded", read)
     monkeypatch.setattr(predictor, "read_image", read)
     monkeypatch.setattr(on_set, "read_annotations", read)
 

@@ -14,6 +14,7 @@ from detection.benchmark.case import Case, make_case
 from detection.benchmark.peer import as_torchvision_takes
 from detection.benchmark.pictures import draw_pictures
 from detection.benchmark.sides import save_checkpoint
+from detection.config import overlay
 from detection.inference.predictor import Predictor, load_detector
 
 CLASSES = 20
@@ -26,12 +27,18 @@ SMALL: dict[str, Any] = {
         "roi": {"hidden": 32, "samples": 16},
     },
 }
+ANCHORS = {"c4": [16.0, 32.0, 48.0], "fpn": [8.0, 16.0, 32.0, 48.0, 64.0]}
 
 
 @pytest.fixture(scope="session")
 def small_case() -> Callable[[str], Case]:
     """Two images of 64x96 pixels, for a head."""
-    return lambda head: make_case(SMALL, head, (64, 96), batch_size=2, rounds=2)
+
+    def make(head: str) -> Case:
+        sizes = {"model": {"rpn": {"anchor_sizes": ANCHORS[head]}}}
+        return make_case(overlay(SMALL, sizes), head, (64, 96), batch_size=2, rounds=2)
+
+    return make
 
 
 class Pair(NamedTuple):

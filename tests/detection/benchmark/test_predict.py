@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from detection.benchmark.agreement import Disagreement
-from detection.benchmark.predict import check_prediction, peer_side
-from detection.benchmark.sides import found_by_ours, found_by_peer, images_of, stacked
+from detection.benchmark.case import Case
+from detection.benchmark.predict import check_prediction, our_side, peer_side
+from detection.benchmark.sides import compare, found_by_ours, found_by_peer, images_of, stacked
 
+CPU = torch.device("cpu")
 STAGES = ["features", "proposals", "region scores", "region boxes", "detections", "end to end"]
 
 
@@ -66,7 +69,18 @@ def test_a_batch_is_what_a_user_gets_image_by_image(predictors: dict[str, Any]) 
 
 def test_the_peer_under_autocast_computes_in_bfloat16(predictors: dict[str, Any]) -> None:
     _, peer, pictures = predictors["fpn"]
-    exact = found_by_peer(peer, pictures, torch.device("cpu"))
-    rough = peer_side(peer, pictures, torch.device("cpu"), torch.bfloat16).work()
+    exact = found_by_peer(peer, pictures, CPU)
+    rough = peer_side(peer, pictures, CPU, torch.bfloat16).work()
     peer.to(memory_format=torch.contiguous_format)
     assert not torch.equal(torch.tensor(exact[0]["scores"][:5]), torch.tensor(rough[0]["scores"][:5]))
+
+
+def test_sides_are_compared_stage_by_stage(predictors: dict[str, Any], tmp_path: Path) -> None:
+    predictor, peer, pictures = predictors["fpn"]
+    sides = {"ours": our_side(predictor, pictures), "peer": peer_side(peer, pictures, CPU, torch.float32)}
+    case = Case(predictor.config, (64, 96), 2, rounds=2, profile=str(tmp_path))
+    measured = compare("predict", sides, case, [], CPU)
+    assert [len(measured.rows[0].timing.seconds[name]) for name in sides] == [2, 2]
+    for details in measured.details.values():
+        assert list(details) == ["trunk", "proposals", "region head", "operations"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["predict_ours.json", "predict_peer.json"]

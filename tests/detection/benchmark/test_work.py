@@ -71,7 +71,10 @@ class Detector(nn.Module):
 
 def test_stages_of_a_prediction() -> None:
     detector = Detector()
-    found = Stages(detector, CPU).measure(detector, repeats=3)
+    clock = Stages(detector, detector, CPU)
+    seconds = [clock() for _ in range(3)]
+    found = clock.medians(rounds=2)
+    assert len(clock.turns) == 3 and seconds[0] == pytest.approx(sum(clock.turns[0].values()), abs=0.01)
     assert list(found) == ["trunk", "proposals", "region head"]
     assert list(found.values()) == pytest.approx([0.02, 0.04, 0.06], abs=0.019)
     assert not detector.rpn._forward_hooks and not detector.rpn._forward_pre_hooks
@@ -88,7 +91,9 @@ def test_stages_of_a_training_step() -> None:
         optimizer.step()
         time.sleep(0.05)
 
-    found = Stages(detector, CPU, optimizer).measure(step, repeats=3)
+    clock = Stages(step, detector, CPU, optimizer)
+    clock(), clock()
+    found = clock.medians(rounds=1)
     assert list(found) == ["trunk", "proposals", "region head", "backward", "optimizer", "waiting"]
     assert [found["backward"], found["waiting"]] == pytest.approx([0.03, 0.05], abs=0.019)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.config import AugmentSettings, DataSettings
-from detection.data.dataset import ImageSize, resized_size
+from detection.data.dataset import Decoded, ImageSize, resized_size
 from detection.data.transforms import TestTransform, TrainTransform, Transformed
 
 PLAIN = AugmentSettings(hflip=0.0)
@@ -24,7 +24,7 @@ def _run(
     """Labels are 1, 2, 3, ... and flags alternate, so that each tells which box it belongs to."""
     labels = np.arange(1, len(boxes) + 1)
     transform = TrainTransform(_settings(augment, **changes), seed)
-    return transform(image, boxes, labels, labels % 2 == 0, position)
+    return transform(Decoded.whole(image), boxes, labels, labels % 2 == 0, position)
 
 
 @st.composite
@@ -113,9 +113,9 @@ def test_the_same_seed_and_position_give_the_same_bytes() -> None:
     image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
     boxes = np.array([[5, 5, 20, 30], [40, 10, 70, 50]], np.float32)
     augment = AugmentSettings(crop=0.5, hflip=0.5, vflip=0.5, colour=0.5, scale_jitter=(0.7, 1.3))
-    shared = TrainTransform(_settings(augment, (40, 64)), 7)
+    shared, whole = TrainTransform(_settings(augment, (40, 64)), 7), Decoded.whole(image)
     labels = np.array([1, 2])
-    backwards = {position: shared(image, boxes, labels, labels > 1, position) for position in reversed(range(20))}
+    backwards = {position: shared(whole, boxes, labels, labels > 1, position) for position in reversed(range(20))}
     seen = set()
     for position in range(20):
         again = _run(augment, image, boxes, position, seed=7, min_size=(40, 64))
@@ -139,6 +139,15 @@ def test_sizes_are_drawn_from_the_settings() -> None:
     assert all(done.boxes[0].tolist() == [0, 0, done.image.shape[1], done.image.shape[0]] for done in sides)
 
 
+def test_the_largest_size_that_can_be_drawn_is_enough() -> None:
+    wide = {"augment": AugmentSettings(scale_jitter=(0.5, 1.5)), "min_size": (480, 600), "max_size": 1000}
+    assert TrainTransform(DataSettings(**wide, reduced_decoding=True), 0).enough((1200, 1600)) == (900, 1200)
+    assert TrainTransform(DataSettings(**wide, reduced_decoding=True), 0).enough((2000, 1000)) == (1500, 750)
+    assert TrainTransform(DataSettings(**wide), 0).enough((1200, 1600)) == (1200, 1600)
+    cropped = DataSettings(**{**wide, "augment": AugmentSettings(crop=0.1)}, reduced_decoding=True)
+    assert TrainTransform(cropped, 0).enough((1200, 1600)) == (1200, 1600)
+
+
 def test_a_crop_without_objects_keeps_half_of_each_side() -> None:
     image = np.zeros((41, 60, 3), np.uint8)
     sizes = {_run(AugmentSettings(crop=1.0), image, np.zeros((0, 4), np.float32), p).original_size for p in range(100)}
@@ -148,7 +157,7 @@ def test_a_crop_without_objects_keeps_half_of_each_side() -> None:
 def test_at_test_time_images_are_only_resized() -> None:
     image = np.random.default_rng(1).integers(0, 256, (50, 100, 3), np.uint8)
     boxes, labels = np.array([[10, 20, 60, 40]], np.float32), np.array([3])
-    done = TestTransform(ImageSize(48, 80, padding=32))(image, boxes, labels, np.array([True]))
+    done = TestTransform(ImageSize(48, 80, padding=32))(Decoded.whole(image), boxes, labels, np.array([True]))
     assert done.image.shape[:2] == resized_size((50, 100), 48, 80) == (40, 80)
     assert done.boxes == pytest.approx(boxes * 0.8) and done.original_size == (50, 100)
     assert done.labels.tolist() == [3] and done.ignore.tolist() == [True]

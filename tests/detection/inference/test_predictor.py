@@ -13,7 +13,7 @@ from PIL import Image
 
 from detection import checkpoint
 from detection.config import from_dict
-from detection.data import read_annotations
+from detection.data import jpeg, read_annotations
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
 from detection.inference.predictor import Prediction, as_array, gather, load_detector
@@ -219,6 +219,22 @@ def test_the_batch_size_makes_no_difference(predictor, tiny_config, tiny_run):
     assert np.array_equal(found.labels, expected.labels)
     assert found.boxes == pytest.approx(expected.boxes, abs=1e-4)
     assert found.scores == pytest.approx(expected.scores, abs=1e-6)
+
+
+def test_large_files_of_a_set_are_decoded_reduced_when_asked(tiny_run, tiny_config, monkeypatch):
+    """Pictures of 128 and more pixels, looked at with 64."""
+    factors, decode = [], jpeg.decode_jpeg
+    monkeypatch.setattr(jpeg, "decode_jpeg", lambda content, factor: factors.append(factor) or decode(content, factor))
+    data = read_annotations(from_dict(tiny_config).data, "val")
+    plain, reduced = (
+        load_detector(tiny_run / "best.pt", "cpu", {"data": {"reduced_decoding": asked, "workers": 0}})
+        for asked in (False, True)
+    )
+    expected = plain.predict(data, lambda share: None)
+    assert factors == [1] * len(data)
+    found = reduced.predict(data, lambda share: None)
+    assert 2 in factors[len(data) :]
+    assert abs(len(found) - len(expected)) <= 0.2 * len(expected)
 
 
 def test_a_detector_in_training_mode_predicts_all_the_same(predictor, picture):

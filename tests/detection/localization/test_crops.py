@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import roi_align
 
 from detection.config import AugmentSettings, Config, DataSettings, LocalizationSettings
+from detection.data.dataset import Decoded
 from detection.data.transforms import Transformed
 from detection.localization.crops import CropTransform, warp
 
@@ -43,7 +44,7 @@ def run(
     """Labels are 1, 2, 3, ..., so that each tells which box it belongs to."""
     labels = np.arange(1, len(boxes) + 1)
     flags = np.zeros(len(boxes), bool) if ignore is None else np.array(ignore)
-    return CropTransform(config, seed, proposals)(image, boxes, labels, flags, position, 0)
+    return CropTransform(config, seed, proposals)(Decoded.whole(image), boxes, labels, flags, position, 0)
 
 
 def extent(image: np.ndarray, label: int) -> list[int]:
@@ -150,8 +151,8 @@ def test_seed_and_position_decide_all(method: str) -> None:
     proposals = np.random.default_rng(2).uniform([0, 0, 35, 25], [30, 20, 70, 50], (1, 20, 4))
     config = settings(AugmentSettings(hflip=0.5, colour=0.5), method=method)
     labels, flags = np.array([2, 2]), np.zeros(2, bool)
-    shared = CropTransform(config, 7, proposals)
-    backwards = {position: shared(image, boxes, labels, flags, position, 0) for position in reversed(range(15))}
+    shared, whole = CropTransform(config, 7, proposals), Decoded.whole(image)
+    backwards = {position: shared(whole, boxes, labels, flags, position, 0) for position in reversed(range(15))}
     seen = set()
     for position in range(15):
         again = run(config, image, boxes, position, seed=7, proposals=proposals)

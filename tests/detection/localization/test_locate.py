@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from detection.config import from_dict, overlay, to_dict
+from detection.data import jpeg
 from detection.data.dataset import resized_size, without_objects
 from detection.localization.localizer import Localizer
 from detection.localization.locate import Locator, LocMember
@@ -184,6 +186,23 @@ def test_proposals_of_a_set_are_those_of_each_image(data, settings, localizer):
     boxes, _ = run.propose(str(data.image_paths[one]), int(given[one][0]), 10_000)
     assert found[one, : len(boxes)] == pytest.approx(boxes, abs=1e-3)
     assert len(boxes) == 4 * 4 * 6 and not found[one, len(boxes) :].any()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_large_files_of_a_set_are_decoded_reduced_when_asked(
+    asked, tmp_path, picture, settings, localizer, monkeypatch
+):
+    """The largest scale is 80 pixels."""
+    factors, decode = [], jpeg.decode_jpeg
+    monkeypatch.setattr(jpeg, "decode_jpeg", lambda content, factor: factors.append(factor) or decode(content, factor))
+    sizes = [(160, 201), (159, 200), (400, 330)]
+    for rows, columns in sizes:
+        cv2.imwrite(str(tmp_path / f"{rows}.jpg"), picture(rows, columns))
+    data = without_objects(CLASSES, list("abc"), [str(tmp_path / f"{rows}.jpg") for rows, _ in sizes], sizes)
+    config = from_dict(overlay(to_dict(settings()), {"data": {"reduced_decoding": asked}}))
+    run = Locator([LocMember(localizer(), config)], CLASSES, CPU)
+    run.locate(data, np.ones((3, 1), int), lambda share: None)
+    assert sorted(factors) == ([1, 2, 4] if asked else [1, 1, 1])
 
 
 # Users' mistakes
