@@ -30,6 +30,8 @@ def growth_stage(case: Case, few: int = FEW, many: int = MANY) -> Measured:
         roots = {f"{images:,} images": (Path(folder) / str(images), images) for images in (few, many)}
         for root, images in roots.values():
             write_coco(root, images, case.config.seed)
+        warm_up, _ = next(iter(roots.values()))
+        list(costs(warm_up, case.config))
         for _ in range(min(case.rounds, MOST_ROUNDS)):
             for name, (root, images) in roots.items():
                 for step, taken in costs(root, case.config):

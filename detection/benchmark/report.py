@@ -12,7 +12,7 @@ import torchvision
 from rich.table import Table
 
 from detection.benchmark.agreement import Check
-from detection.benchmark.timing import Timing, quartiles
+from detection.benchmark.timing import Timing, in_words, quartiles
 from detection.data.pictures import available_cores
 
 
@@ -57,7 +57,7 @@ class Row:
         if self.images:
             middle, low, high = (self.images / value for value in (self.timing.median(side), high, low))
             return f"{name}{middle:.3g} images/s\n{low:.3g} to {high:.3g}"
-        return f"{name}{seconds(self.timing.median(side))}\n{seconds(low)} to {seconds(high)}"
+        return f"{name}{in_words(self.timing.median(side))}\n{in_words(low)} to {in_words(high)}"
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,6 @@ class Measured:
     """That both sides do the same work."""
     details: dict[str, dict[str, str]] = field(default_factory=dict)
     """By side: what else was measured of it, in words."""
-
-
-def seconds(value: float) -> str:
-    """`1.23 s`, `45 ms`, `0.12 ms`."""
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -22,6 +22,8 @@ from detection.benchmark.peer import as_torchvision_takes
 from detection.benchmark.report import Measured, Row
 from detection.benchmark.timing import in_turns
 from detection.benchmark.work import (
+    INSIDE,
+    OUTSIDE,
     Stages,
     matrix_rate,
     operations,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from detection.benchmark.timing import settle
+from detection.benchmark.timing import in_words, settle
 
 SIDE = 8192
 """Rows and columns of the matrices that the card's rate is measured on."""
@@ -129,7 +129,7 @@ def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torc
     Args:
         held: what the side holds all the time: weights, gradients, the optimizer's state, batches.
     """
-    own = sum(tensor.nbytes for tensor in held if tensor.device == device)
+    own = sum(tensor.nbytes for tensor in held if tensor.is_cuda)
     settle(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -174,6 +174,6 @@ def write_trace(path: Path, work: Callable[[], object]) -> None:
 
 
 def shares(seconds: dict[str, float]) -> dict[str, str]:
-    """`trunk: 120 ms (48 %)`, in words for a table."""
+    """Each stage's time and share of all, in words: `120 ms (48%)`."""
     whole = sum(seconds.values())
-    return {name: f"{1000 * value:.3g} ms ({value / whole:.0%})" for name, value in seconds.items()}
+    return {name: f"{in_words(value)} ({value / whole:.0%})" for name, value in seconds.items()}

@@ -1,5 +1,6 @@
 """Both sides predict the same; a changed weight is noticed in the stage that it belongs to."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from detection.benchmark import sides
 from detection.benchmark.agreement import Disagreement
 from detection.benchmark.case import Case
 from detection.benchmark.predict import check_prediction, our_side, peer_side
 from detection.benchmark.sides import compare, found_by_ours, found_by_peer, images_of, stacked
+from detection.benchmark.work import INSIDE, OUTSIDE
 
 CPU = torch.device("cpu")
 STAGES = ["features", "proposals", "region scores", "region boxes", "detections", "end to end"]
@@ -77,10 +80,23 @@ def test_the_peer_under_autocast_computes_in_bfloat16(predictors: dict[str, Any]
 
 def test_sides_are_compared_stage_by_stage(predictors: dict[str, Any], tmp_path: Path) -> None:
     predictor, peer, pictures = predictors["fpn"]
-    sides = {"ours": our_side(predictor, pictures), "peer": peer_side(peer, pictures, CPU, torch.float32)}
+    both = {"ours": our_side(predictor, pictures), "peer": peer_side(peer, pictures, CPU, torch.float32)}
     case = Case(predictor.config, (64, 96), 2, rounds=2, profile=str(tmp_path))
-    measured = compare("predict", sides, case, [], CPU)
-    assert [len(measured.rows[0].timing.seconds[name]) for name in sides] == [2, 2]
+    measured = compare("predict", both, case, [], CPU)
+    assert [len(measured.rows[0].timing.seconds[name]) for name in both] == [2, 2]
     for details in measured.details.values():
         assert list(details) == ["trunk", "proposals", "region head", "operations"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["predict_ours.json", "predict_peer.json"]
+
+
+def test_what_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none: what is measured there is given, its words are what is tested."""
+    monkeypatch.setattr(sides, "peak_memory", lambda work, held, device: 3 * 2**30)
+    monkeypatch.setattr(sides, "synchronizations", lambda work: Counter({OUTSIDE: 2, INSIDE: 5}))
+    layer = torch.nn.Linear(1000, 500, bias=False)
+    side = sides.Side(lambda: layer(torch.zeros(1000, 1000)), layer)
+    assert sides.look_into(side, seconds=0.01, rate=1e12, device=torch.device("cuda")) == {
+        "operations": "0.001 TFLOP, 0.1 TFLOP/s, 10% of the bf16 matrix rate of 1 TFLOP/s",
+        "peak memory": "3,072 MiB",
+        "synchronizations": "2 outside the selection of boxes, 5 inside it",
+    }

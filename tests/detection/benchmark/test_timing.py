@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from detection.benchmark.timing import Timing, in_turns, quartiles, stopwatch
+from detection.benchmark.timing import Timing, in_turns, in_words, quartiles, stopwatch
 
 
 def test_turns_alternate_and_warm_up_does_not_count() -> None:
@@ -39,3 +39,7 @@ def test_a_drifting_machine_leaves_the_ratio_alone() -> None:
 def test_the_stopwatch_measures() -> None:
     taken = stopwatch(lambda: time.sleep(0.02), torch.device("cpu"))()
     assert taken == pytest.approx(0.02, abs=0.02) and taken >= 0.02
+
+
+def test_seconds_in_words() -> None:
+    assert [in_words(value) for value in (12.345, 0.0451, 0.000123)] == ["12.3 s", "45.1 ms", "0.123 ms"]
