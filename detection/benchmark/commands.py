@@ -75,6 +75,7 @@ def commands_of(case: Case, folder: Path, checkpoint: Path) -> dict[str, list[st
     """The words after `python` of either side."""
     config = case.config
     given = ["--checkpoint", str(checkpoint), "--device", config.device, "--train.precision", config.train.precision]
+    given += ["--compile"] if config.compile else []
     return {
         "ours": [str(ROOT / "tools" / "eval_det.py"), *given, "--output", str(folder / "eval")],
         "peer": ["-m", "detection.benchmark.plain_loop", str(checkpoint), str(folder / "peer.json")],

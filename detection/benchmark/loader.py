@@ -92,7 +92,7 @@ def ours(annotations: Annotations, case: Case, device: torch.device) -> Iterator
 
 def theirs(annotations: Annotations, case: Case, device: torch.device) -> Iterator[Tensor]:
     """torchvision's batches (B, 3, H, W); more than a turn takes, so that the worker has something to do to its end."""
-    count = (turns_of(case) + 8) * case.batch_size
+    count = turns_of(case) + 8
     loader = reference_loader(annotations, case.config, case.batch_size, count, pin_memory=device.type == "cuda")
     return (images for images, _ in loader)
 

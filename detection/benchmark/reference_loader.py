@@ -3,16 +3,19 @@
 Shapes: ``B`` images, ``N`` objects of an image, ``H, W`` rows and columns.
 """
 
+from itertools import islice
+
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
 from detection.config import Config
 from detection.data.dataset import Annotations
+from detection.data.loader import TrainingBatches
 
 Target = dict[str, Tensor]
 
@@ -62,14 +65,13 @@ class ReferenceBatch:
 def reference_loader(
     annotations: Annotations, config: Config, batch_size: int, count: int, pin_memory: bool
 ) -> DataLoader[tuple[Tensor, list[Target]]]:
-    """Batches of `count` images, drawn at random."""
-    images = ReferenceImages(annotations, config, mirrored=config.data.augment.hflip)
+    """`count` batches of the very images that ours draws; the reference groups them by shape, too."""
+    data = config.data
+    ours = TrainingBatches(annotations.sizes, batch_size, config.seed, data.group_by_shape)
     return DataLoader(
-        images,
-        batch_size,
-        sampler=RandomSampler(images, replacement=True, num_samples=count),
-        num_workers=config.data.workers,
+        ReferenceImages(annotations, config, mirrored=data.augment.hflip),
+        batch_sampler=[[index for _, index in keys] for keys in islice(ours, count)],
+        num_workers=data.workers,
         collate_fn=ReferenceBatch(config),
         pin_memory=pin_memory,
-        drop_last=True,
     )

@@ -125,9 +125,11 @@ class PeerTraining:
         dtype: torch.dtype,
     ) -> None:
         layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-        self.peer, self.images, self.targets, self.dtype = peer.train(), images, targets, dtype
+        self.peer, self.targets, self.dtype = peer.train(), targets, dtype
         self.peer.to(memory_format=layout)
         self.device = next(peer.parameters()).device
+        is_pinned = dtype != torch.float32 and self.device.type == "cuda"  # not to measure the reference's loader
+        self.images = [image.pin_memory() for image in images] if is_pinned else images
         trained = [parameter for parameter in peer.parameters() if parameter.requires_grad]
         train = config.train
         self.optimizer = torch.optim.SGD(trained, train.lr, momentum=train.momentum, weight_decay=train.weight_decay)

@@ -126,6 +126,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.bfloat16, side:
 def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torch.device) -> int:
     """The most bytes of a GPU that a side needs in `work`; what the other side holds at the same time does not count.
 
+    Memory of recorded CUDA graphs, which the allocator hands out but once, is added whole.
+
     Args:
         held: what the side holds all the time: weights, gradients, the optimizer's state, batches.
     """
@@ -135,7 +137,8 @@ def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torc
     torch.cuda.reset_peak_memory_stats(device)
     work()
     settle(device)
-    return torch.cuda.max_memory_allocated(device) - before + own
+    graphs = sum(each["total_size"] for each in torch.cuda.memory_snapshot() if each["segment_pool_id"] != (0, 0))
+    return torch.cuda.max_memory_allocated(device) - before + own + graphs
 
 
 def synchronizations(work: Callable[[], object]) -> Counter[str]:

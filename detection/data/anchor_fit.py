@@ -19,6 +19,10 @@ PYRAMID_STRIDES = (4, 8, 16, 32, 64)
 """The same for the levels P2 to P6 of a pyramid."""
 
 
+OBJECTS_AT_ONCE = 16384
+"""Objects whose arrays stay in the processor's cache while all anchors are tried on them."""
+
+
 def best_ious(boxes: np.ndarray, sizes: np.ndarray, model: ModelSettings) -> np.ndarray:
     """The best IoU of each object with any anchor.
 
@@ -31,6 +35,12 @@ def best_ious(boxes: np.ndarray, sizes: np.ndarray, model: ModelSettings) -> np.
     Returns:
         (M,) float64; 0 where no anchor touches the object.
     """
+    places = [*range(OBJECTS_AT_ONCE, len(boxes), OBJECTS_AT_ONCE)]
+    parts = zip(np.split(boxes, places), np.split(sizes, places), strict=True)
+    return np.concatenate([_best_of_part(*part, model) for part in parts])
+
+
+def _best_of_part(boxes: np.ndarray, sizes: np.ndarray, model: ModelSettings) -> np.ndarray:
     best = np.zeros(len(boxes))
     object_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for stride, shape in anchor_shapes(model):

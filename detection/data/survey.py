@@ -5,6 +5,7 @@ Letters: ``I`` images, ``M`` objects of all images, ``K`` classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ RANGES = ("small", "medium", "large")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 TINY_ORIGINAL, TINY_RESIZED = 1.0, 4.0
 """A box is tiny with a side below one pixel of the image, or below the finest pyramid level's stride when resized."""
+
+IMAGES_AT_ONCE = 2048
+"""Images that are looked through together for repeated objects."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,14 @@ def _fit(ious: np.ndarray, config: Config) -> AnchorFit:
 
 
 def _repeated(annotations: Annotations, image: np.ndarray) -> np.ndarray:
+    """A part of the images at a time: what is sorted stays in the processor's cache."""
+    bounds = annotations.offsets[[*range(0, len(annotations), IMAGES_AT_ONCE), len(annotations)]].tolist()
     rows = np.column_stack([image, annotations.labels, annotations.boxes])
+    parts = [start + _repeated_rows(rows[start:end]) for start, end in pairwise(bounds)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _repeated_rows(rows: np.ndarray) -> np.ndarray:
     order = np.lexsort(rows.T[::-1])  # stable: of equal rows the first comes first
     is_same = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
     return np.sort(order[1:][is_same])

@@ -128,8 +128,8 @@ def _collate_guarded(
     if ring is None:
         return number, collate(samples)
     slot = ring.slot(number)
-    batch = collate(samples, zeros=slot.zeros)
-    return number, slot.pack(batch) or batch
+    # One that does not fit is put together again: sent as it is, it would take the whole ring along.
+    return number, slot.pack(collate(samples, zeros=slot.zeros)) or collate(samples)
 
 
 def _start_worker(_: int) -> None:

@@ -126,8 +126,9 @@ def voc_matches(
     present = ~annotations.ignore | (difficult != "drop")
     excused = annotations.ignore & (difficult == "ignore")
     order = np.lexsort((-detections.scores, detections.labels))  # a stable sort
-    ranked = detections.select(order)
-    best, overlap = _best_objects(ranked, annotations, present, margin=float(pixels == "continuous"))
+    # Looked up in their own order, mostly image by image: neighbours in memory are read together.
+    best, overlap = _best_objects(detections, annotations, present, margin=float(pixels == "continuous"))
+    best, overlap = best[order], overlap[order]
     matched = (best >= 0) & (overlap >= iou)
     counted = ~(matched & np.append(excused, False)[best])
     return VOCMatches(order, _first_of_each(best, matched & counted), counted, present & ~excused)

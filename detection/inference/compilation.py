@@ -1,7 +1,8 @@
 """torch.compile for what of a network is layers alone: the trunk, the proposal head, the region head.
 
-What lies between them (selection of proposals, NMS, sampling, pooling) is left as it is. The modules are compiled in
-place, so that a network's tensors keep their names, and when they first run, which takes a minute or more.
+What lies between them (selection of proposals, NMS, sampling, what of conv5 runs on the map, pooling) is left as it is.
+The modules are compiled in place, so that a network's tensors keep their names, and when they first run, which takes a
+minute or more.
 
 Rows, columns and the number of images or regions are symbols in the compiled code: a part is compiled once for
 training and once for prediction (once more for a single image), whatever sizes follow. On a CPU code for fixed sizes

@@ -487,3 +487,19 @@ def test_real_images_through_two_workers(shared_data: Path) -> None:
     batches = [images[size] for images in scoring_loader(data, [size], batch_size=8, workers=2)]
     assert sorted(torch.cat([batch.image_indices for batch in batches]).tolist()) == list(range(80))
     assert sum(int((batch.gt_labels > 0).sum()) for batch in batches) == len(data.boxes)
+
+
+def test_a_batch_that_does_not_fit_its_slot_travels_by_itself_and_harms_no_other(
+    tmp_path: Path, write_set: Callable[..., Path], xml_object: Callable[..., str]
+) -> None:
+    """5000 objects in one of six images of 32 x 32 pixels: 125 kB beside 3 kB of pixels."""
+    many = [xml_object("a", 8, 8, 24, 24)] * 5000
+    images = {f"{number}": many if number == 3 else [xml_object("b", 4, 4, 20, 20)] for number in range(6)}
+    data = read_voc(write_set(tmp_path, images, sizes={name: (32, 32) for name in images}), "train", ("a", "b"))
+    settings = _settings(1, min_size=(32,), max_size=32, augment=AugmentSettings())
+    loader = training_loader(data, settings, TrainTransform(settings, 3), batch_size=1, seed=3, padding=16)
+    alone = replace(settings, workers=0)
+    expected = training_loader(data, alone, TrainTransform(alone, 3), batch_size=1, seed=3, padding=16)
+    taken = _take(loader, 24)
+    assert sum(int((batch.gt_labels == 1).sum()) for batch in taken) == 4 * 5000
+    assert all(map(_equal, taken, _take(expected, 24)))
