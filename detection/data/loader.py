@@ -26,8 +26,8 @@ from detection.errors import UserError
 
 Images = dict[ImageSize, Batch]
 """The same images at one or several sizes."""
-Zeros = Callable[[tuple[int, ...]], Tensor]
-"""Gives uint8 zeros of a shape."""
+Room = Callable[[tuple[int, ...]], Tensor]
+"""Gives a uint8 tensor of a shape, whatever it holds."""
 SLOT_REST = 65536
 """Bytes for the objects of an image (there may be more than a thousand) and all else of a batch but its pixels."""
 
@@ -255,13 +255,13 @@ def padded_size(size: tuple[int, int], padding: int) -> tuple[int, int]:
     return math.ceil(size[0] / padding) * padding, math.ceil(size[1] / padding) * padding
 
 
-def byte_zeros(shape: tuple[int, ...]) -> Tensor:
-    """uint8 zeros of `shape`."""
-    return torch.zeros(shape, dtype=torch.uint8)
+def new_room(shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor of `shape` in memory of its own."""
+    return torch.empty(shape, dtype=torch.uint8)
 
 
 def collate(
-    samples: Sequence[Sample], padding: int, size: tuple[int, int] | None = None, zeros: Zeros = byte_zeros
+    samples: Sequence[Sample], padding: int, size: tuple[int, int] | None = None, room: Room = new_room
 ) -> Batch:
     """Puts samples into one batch.
 
@@ -269,7 +269,7 @@ def collate(
         samples: B of them, of any size.
         padding: H and W are multiples of this.
         size: H and W; none takes the smallest that hold every image.
-        zeros: where the pixels go.
+        room: where the pixels go.
 
     Returns:
         A batch whose N is the largest number of objects rounded up to a multiple of 8, at least 8: few different
@@ -278,20 +278,22 @@ def collate(
     tallest, widest = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
     height, width = size or padded_size((tallest, widest), padding)
     slots = max(8, math.ceil(max(len(sample.labels) for sample in samples) / 8) * 8)
-    batch = _empty_batch(samples, zeros((len(samples), 3, height, width)), slots)
+    batch = _empty_batch(samples, room((len(samples), 3, height, width)), slots)
     for row, sample in enumerate(samples):
         (rows, columns), count = sample.image.shape[:2], len(sample.labels)
         cv2.split(sample.image, [plane[:rows, :columns] for plane in batch.images[row].numpy()])
+        batch.images[row, :, rows:] = 0
+        batch.images[row, :, :rows, columns:] = 0
         batch.gt_boxes[row, :count] = torch.from_numpy(sample.boxes)
         batch.gt_labels[row, :count] = torch.from_numpy(sample.labels)
         batch.gt_ignore[row, :count] = torch.from_numpy(sample.ignore)
     return batch
 
 
-def collate_sizes(samples: Sequence[Sequence[Sample]], sizes: Sequence[ImageSize], zeros: Zeros = byte_zeros) -> Images:
+def collate_sizes(samples: Sequence[Sequence[Sample]], sizes: Sequence[ImageSize], room: Room = new_room) -> Images:
     """Puts images into one batch for each of `sizes`; `samples` holds B images, each at all the sizes in this order."""
     by_size = zip(sizes, zip(*samples, strict=True), strict=True)
-    return {size: collate(of_size, size.padding, zeros=zeros) for size, of_size in by_size}
+    return {size: collate(of_size, size.padding, room=room) for size, of_size in by_size}
 
 
 def pad_batch(batch: Batch, height: int, width: int) -> Batch:

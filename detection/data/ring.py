@@ -73,10 +73,10 @@ class Slot:
         self._places: dict[int, Placed] = {}
         """Of each tensor that is in the slot, by its address."""
 
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """uint8 zeros of `shape`, in the slot if there is room."""
+    def room(self, shape: tuple[int, ...]) -> Tensor:
+        """A uint8 tensor of `shape`, whatever it holds, in the slot if there is room."""
         placed = self._place(torch.Size(shape), torch.uint8)
-        return torch.zeros(shape, dtype=torch.uint8) if placed is None else _view(self._memory, placed).zero_()
+        return torch.empty(shape, dtype=torch.uint8) if placed is None else _view(self._memory, placed)
 
     def pack(self, content: Content) -> Parcels | None:
         """Brings a batch on the CPU, or a dictionary of them, into the slot; None when there is no room."""

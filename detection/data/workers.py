@@ -129,7 +129,7 @@ def _collate_guarded(
         return number, collate(samples)
     slot = ring.slot(number)
     # One that does not fit is put together again: sent as it is, it would take the whole ring along.
-    return number, slot.pack(collate(samples, zeros=slot.zeros)) or collate(samples)
+    return number, slot.pack(collate(samples, room=slot.room)) or collate(samples)
 
 
 def _start_worker(_: int) -> None:

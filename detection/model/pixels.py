@@ -29,4 +29,5 @@ class Normalizer(nn.Module):
         columns = torch.arange(batch.images.shape[3], device=batch.images.device)
         height, width = batch.sizes[:, 0].view(-1, 1, 1), batch.sizes[:, 1].view(-1, 1, 1)
         inside = (rows.view(1, -1, 1) < height) & (columns.view(1, 1, -1) < width)
-        return torch.where(inside.unsqueeze(1), (batch.images - self.mean) / self.std, 0.0)
+        # In place: on a CPU, fresh memory for each of the three results takes longer than to compute them.
+        return (batch.images - self.mean).div_(self.std).mul_(inside.unsqueeze(1))

@@ -27,7 +27,7 @@ def test_batches_come_out_as_they_were_and_stay_when_the_slot_is_used_again() ->
     ring, taken = Ring(2, 100_000), []
     for number in range(6):
         slot = ring.slot(number % 2)
-        parcels = slot.pack(collate(_samples(number), 32, zeros=slot.zeros))
+        parcels = slot.pack(collate(_samples(number), 32, room=slot.room))
         taken.append(ring.take(number % 2, parcels, pin_memory=False))
     assert all(_equal(batch, collate(_samples(number), 32)) for number, batch in enumerate(taken))
 
@@ -36,7 +36,7 @@ def test_batches_come_out_as_they_were_and_stay_when_the_slot_is_used_again() ->
 def test_several_sizes_lie_side_by_side(are_in_slot: bool) -> None:
     ring = Ring(1, 100_000)
     slot = ring.slot(0)
-    place = {"zeros": slot.zeros} if are_in_slot else {}
+    place = {"room": slot.room} if are_in_slot else {}
     images = {name: collate(_samples(name, rows), 32, **place) for name, rows in ((1, 20), (2, 40))}
     taken = ring.take(0, slot.pack(images), pin_memory=False)
     assert list(taken) == [1, 2] and all(_equal(taken[name], collate(_samples(name, 20 * name), 32)) for name in taken)
@@ -44,6 +44,6 @@ def test_several_sizes_lie_side_by_side(are_in_slot: bool) -> None:
 
 def test_what_is_too_large_is_not_put() -> None:
     slot = Ring(1, 4096).slot(0)
-    batch = collate(_samples(0), 32, zeros=slot.zeros)  # 3 x 32 x 32 bytes of pixels, and the rest beside them
+    batch = collate(_samples(0), 32, room=slot.room)  # 3 x 32 x 32 bytes of pixels, and the rest beside them
     assert slot.pack(batch) is not None
-    assert slot.pack(collate(_samples(0, 64), 32, zeros=slot.zeros)) is None
+    assert slot.pack(collate(_samples(0, 64), 32, room=slot.room)) is None

@@ -43,10 +43,16 @@ class Trunk(nn.Sequential):
 class Conv5(nn.Sequential):
     """A stand-in for a residual network's last stage on regions, in float64 far the slowest part."""
 
-    out_channels = 16
+    out_channels, steps = 16, (1,)
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU())
+
+    def project(self, features: Tensor) -> tuple[Tensor, ...]:
+        return (features,)
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        return self(pooled)
 
 
 class FullyConnected(nn.Sequential):
