@@ -82,7 +82,7 @@ def load_first_stage(config: Config, class_names: Sequence[str], device: torch.d
 def require_same_first_stage(state: dict[str, Any], first_stage: Locator, path: str | Path) -> None:
     """Raises a UserError unless the rcnn of a checkpoint has learned from the proposals of this first stage."""
     (member,) = first_stage.members
-    if state["first_stage"] != weights_digest(member.localizer):
+    if state.get("first_stage") != weights_digest(member.localizer):
         named = state["config"]["loc"]["first_stage"]
         raise UserError(
             f"{path}: it was trained on the proposals of {named}, which has changed since; give --loc.first_stage with "
@@ -119,7 +119,7 @@ def _of_run(config: Config) -> dict[str, Any]:
 
 
 def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _Loaded:
-    """A localizer with its settings, first stage, class names and category ids."""
+    """A localizer with its settings, its first stage and its class names."""
     state = checkpoint.load(path)
     checkpoint.require_kind(state, "localizer", path)
     config = settled(state, settings, ARCHITECTURE, path)
