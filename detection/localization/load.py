@@ -79,14 +79,18 @@ def load_first_stage(config: Config, class_names: Sequence[str], device: torch.d
     return Locator([loaded.member], class_names, device)
 
 
-def require_same_first_stage(state: dict[str, Any], first_stage: Locator, path: str | Path) -> None:
-    """Raises a UserError unless the rcnn of a checkpoint has learned from the proposals of this first stage."""
+def require_same_first_stage(state: dict[str, Any], first_stage: Locator, path: str | Path, otherwise: str) -> None:
+    """Raises a UserError unless the rcnn of a checkpoint has learned from the proposals of this first stage.
+
+    Args:
+        otherwise: what can be done when there is no copy of the one that it has learned from.
+    """
     (member,) = first_stage.members
     if state.get("first_stage") != weights_digest(member.localizer):
         named = state["config"]["loc"]["first_stage"]
         raise UserError(
             f"{path}: it was trained on the proposals of {named}, which has changed since; give --loc.first_stage with "
-            "a copy of it as it was, or with its name to take it as it is"
+            f"a copy of it as it was, or {otherwise}"
         )
 
 
@@ -133,5 +137,5 @@ def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _
         return _Loaded(LocMember(localizer, config), names)
     first_stage = load_first_stage(config, names, device)
     if "first_stage" not in settings.get("loc", {}):
-        require_same_first_stage(state, first_stage, path)
+        require_same_first_stage(state, first_stage, path, "with its name to take it as it is")
     return _Loaded(LocMember(localizer, config, first_stage), names)

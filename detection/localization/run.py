@@ -15,7 +15,13 @@ from detection.finalize import value_of
 from detection.inspection.draw import save_picture
 from detection.localization.build import build_localizer
 from detection.localization.crops import CropTransform
-from detection.localization.load import ARCHITECTURE, load_first_stage, require_first_stage, weights_digest
+from detection.localization.load import (
+    ARCHITECTURE,
+    load_first_stage,
+    require_first_stage,
+    require_same_first_stage,
+    weights_digest,
+)
 from detection.localization.localizer import Localizer
 from detection.localization.locate import Located, Locator, LocMember
 from detection.localization.pictures import sheet
@@ -92,6 +98,13 @@ class LocalizationRun(Run):
         told = self.log.share("proposed")
         proposals = kept_proposals(self.folder, first_stage, self.data.train, config.loc.proposals, told)
         return CropTransform(config, config.seed, proposals)
+
+    def require_same(self, state: dict[str, Any]) -> None:
+        """The proposals of an rcnn stay those of the first stage that it has begun with."""
+        super().require_same(state)
+        if self.member.first_stage:
+            otherwise = "begin a new run with --init_from"
+            require_same_first_stage(state, self.member.first_stage, self.config.resume, otherwise)
 
     def more_identity(self) -> dict[str, str]:
         """The digest of the first stage's weights, of an rcnn."""

@@ -71,7 +71,7 @@ class Run(ABC):
             network, loaded = self.build(load_weights=is_fresh)
         sentences.append(loaded)
         if state:
-            require_same_classes(state["class_names"], self.data.names, config.resume)
+            self.require_same(state)
             load_state(network, state["model"], config.resume)
         elif config.init_from:
             other = checkpoint.load(config.init_from)
@@ -111,6 +111,10 @@ class Run(ABC):
     @abstractmethod
     def stages(self, network: nn.Module) -> list[Stage]:
         """What the network consists of, for the table that the run begins with."""
+
+    def require_same(self, state: dict[str, Any]) -> None:
+        """Raises a UserError unless the run can go on from `state`: by default, when its classes are the same."""
+        require_same_classes(state["class_names"], self.data.names, self.config.resume)
 
     def more_identity(self) -> dict[str, Any]:
         """What the checkpoints of such runs hold beside what all do."""

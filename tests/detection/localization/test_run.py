@@ -256,6 +256,12 @@ def test_a_run_that_goes_on_keeps_the_settings_that_its_weights_belong_to(start,
 def test_rcnn_looks_again_at_the_proposals_of_its_first_stage(start, loc_run, loc_data):
     folder = start("rcnn", loc={"method": "rcnn", "first_stage": str(loc_run)}, train={"iterations": 1})
     assert len([*folder.glob("proposals-*.npy")]) == 1
+    other = start("rpn", train={"iterations": 1})
+    message = (
+        f"it was trained on the proposals of {loc_run}, which has changed since; .* begin a new run with --init_from"
+    )
+    with pytest.raises(UserError, match=message):
+        start("more", resume=str(folder), loc={"first_stage": str(other)}, train={"iterations": 2})
     (errors,) = errors_of(folder)
     names = (loc_data / "ImageSets" / "Main" / "val.txt").read_text().split()
     found = slow_errors(load_locator(folder / "best.pt", "cpu"), loc_data, names)
