@@ -7,6 +7,7 @@ once per region (absent with a feature pyramid). A backbone of your own is one f
 
 import difflib
 
+from backbones.blocks import fold
 from backbones.errors import BackboneError
 from backbones.resnet import build_resnet
 from backbones.settings import BackboneSettings
@@ -24,6 +25,7 @@ __all__ = [
     "Staged",
     "Trunk",
     "build_backbone",
+    "fold",
     "names",
 ]
 

@@ -1,11 +1,14 @@
 """Residual blocks in which constant normalization costs nothing: it is folded into the convolution before it.
 
 Normalization with constants is ``y * scale + shift`` for each channel, so that of a convolution's output is a
-convolution too: its weights times `scale`, and `shift` as its bias. The product is formed anew in every forward pass:
-weights are stored, trained and saved as ever, and their gradients pass through the product.
+convolution too: its weights times `scale`, and `shift` as its bias. In training the product is formed anew in every
+forward pass: weights are stored, trained and saved as ever, and their gradients pass through the product. A network
+that will only predict is given the products once, by :func:`fold`.
 
 Shapes: ``B`` images or regions, ``C`` channels, ``H, W`` rows and columns, ``P`` the width of a block's inner layers.
 """
+
+import copy
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,9 +16,37 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from backbones.norm import constants
 
+_SHORTCUT = ("downsample.0", "downsample.1")
+
+
+def fold(network: nn.Module) -> None:
+    """Replace each convolution with constant normalization by one that is both, with a bias.
+
+    What `network` computes stays the same to the last bit. It has other tensors then, so that it is not one to save.
+
+    Args:
+        network: in evaluation mode. Its modules that call :func:`convolve` name the convolutions, each with its
+            normalization, in `normalized`; all others stay as they are.
+    """
+    for module in list(network.modules()):
+        layers = dict(module.named_modules()) if hasattr(module, "normalized") else {}
+        for name, norm in getattr(module, "normalized", ()):
+            affine = constants(layers[norm]) if norm in layers else None
+            if affine is not None:
+                module.set_submodule(name, _scaled(layers[name], *affine))
+                module.set_submodule(norm, nn.Identity())
+
+
+def _scaled(convolution: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """The convolution with its output times `scale` (C,) plus `shift` (C,)."""
+    scaled = copy.deepcopy(convolution)
+    scaled.weight = nn.Parameter(convolution.weight.detach() * scale.detach().view(-1, 1, 1, 1))
+    scaled.bias = nn.Parameter(shift.detach().clone())
+    return scaled
+
 
 def convolve(convolution: nn.Conv2d, norm: nn.Module, features: Tensor) -> Tensor:
-    """norm(convolution(features)) for a convolution without bias."""
+    """norm(convolution(features)) for a convolution without bias, or for what :func:`fold` has made of both."""
     affine = constants(norm)
     if affine is None:
         return norm(convolution(features))
@@ -32,10 +63,11 @@ def project(convolution: nn.Conv2d, norm: nn.Module, features: Tensor) -> Tensor
     return F.conv2d(features, weight)
 
 
-def complete(norm: nn.Module, projected: Tensor) -> Tensor:
-    """What of the normalization :func:`project` has left out."""
+def complete(convolution: nn.Conv2d, norm: nn.Module, projected: Tensor) -> Tensor:
+    """What :func:`project` has left out: normalization, or of one with constants the shift."""
     affine = constants(norm)
-    return norm(projected) if affine is None else projected + affine[1].to(projected.dtype).view(-1, 1, 1)
+    shift = convolution.bias if affine is None else affine[1]
+    return norm(projected) if shift is None else projected + shift.to(projected.dtype).view(-1, 1, 1)
 
 
 class FoldedBasicBlock(BasicBlock):
@@ -43,6 +75,8 @@ class FoldedBasicBlock(BasicBlock):
 
     steps = (1,)
     """See :meth:`project`."""
+    normalized = (("conv1", "bn1"), ("conv2", "bn2"), _SHORTCUT)
+    """See :func:`fold`."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, P, H / stride, W / stride), sizes rounded up."""
@@ -64,6 +98,8 @@ class FoldedBottleneck(Bottleneck):
 
     steps = (1, 2)
     """See :meth:`project`: the first layer is read everywhere, the projection at every second place."""
+    normalized = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), _SHORTCUT)
+    """See :func:`fold`."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 4 * P, H / stride, W / stride), sizes rounded up."""
@@ -85,7 +121,7 @@ class FoldedBottleneck(Bottleneck):
             hidden: (B, P, H, W).
             shortcut: (B, 4 * P, H / 2, W / 2): every second row and column.
         """
-        return self._rest(complete(self.bn1, hidden), complete(self.downsample[1], shortcut))
+        return self._rest(complete(self.conv1, self.bn1, hidden), complete(*self.downsample, shortcut))
 
     def _rest(self, hidden: Tensor, shortcut: Tensor) -> Tensor:
         hidden = self.relu(convolve(self.conv2, self.bn2, self.relu(hidden)))

@@ -63,6 +63,9 @@ def build_resnet(settings: BackboneSettings) -> Assembly:
 class ResNetBody(Body):
     """conv1 up to the last of the returned layers; its tensors have torchvision's names."""
 
+    normalized = (("conv1", "bn1"),)
+    """See :func:`~backbones.blocks.fold`."""
+
     def __init__(self, network: models.ResNet, returned: tuple[str, ...]) -> None:
         """Takes over the layers of `network` and returns the outputs of those named in `returned`."""
         super().__init__()

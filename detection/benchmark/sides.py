@@ -112,7 +112,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
 
 def found_by_ours(predictor: Predictor, pictures: Sequence[np.ndarray]) -> Found:
     """What our user gets from decoded pictures, on the host."""
-    return predictor._run(images_of(predictor, pictures))
+    return predictor.run(images_of(predictor, pictures))
 
 
 @torch.inference_mode()

@@ -85,8 +85,8 @@ class OurTraining:
 
     def __call__(self) -> None:
         """One step; as in a run, the losses of the step before are looked at after it."""
-        following = self.loop._advance(self._batches)
-        self.loop._settle(self._outcome, ())
+        following = self.loop.advance(self._batches)
+        self.loop.settle(self._outcome, ())
         self._outcome = following
         self.loop.done += 1
 

@@ -22,15 +22,21 @@ REPEATS = 10
 SYNCHRONIZATION = "synchronizing CUDA operation"
 """What torch's warning says of an operation that the host waits for."""
 INSIDE, OUTSIDE = "inside", "outside"
-SELECTION = {"nms", "nms_by_group", "batched_nms", "select", "filter_proposals", "postprocess_detections"}
-"""Names of the functions, ours and torchvision's, that select the boxes of one image after another."""
+SELECTION = {
+    "select": "detection/model/rpn.py",
+    "select_detections": "detection/model/selection.py",
+    "filter_proposals": "torchvision/models/detection/rpn.py",
+    "postprocess_detections": "torchvision/models/detection/roi_heads.py",
+}
+"""The functions, ours and torchvision's, that select the boxes of one image after another, and where they are."""
 
 
 class Stages:
     """One side's turns with the time of each stage, by hooks on modules that both sides have and that are not compiled.
 
     The trunk is what comes before the proposal network, the copy to the device included; losses are part of the
-    stage that they belong to.
+    stage that they belong to. Waiting is the end of a training step, after the optimizer: on a GPU the time in which it
+    has nothing to do while the host looks at the losses of the step before.
 
     Args:
         work: a prediction or a training step of `detector`.
@@ -143,7 +149,7 @@ def peak_memory(work: Callable[[], object], held: Iterable[Tensor], device: torc
 
 def synchronizations(work: Callable[[], object]) -> Counter[str]:
     """How often the host waits for the GPU in `work`, :data:`INSIDE` and :data:`OUTSIDE` NMS and the loop around it."""
-    with counted_warnings() as found:
+    with counted_warnings() as found, counted_events(found):
         torch.cuda.set_sync_debug_mode("warn")
         try:
             work()
@@ -159,13 +165,33 @@ def counted_warnings() -> Iterator[Counter[str]]:
 
     def note(message: Warning | str, *_: object) -> None:
         if SYNCHRONIZATION in str(message):
-            is_selection = any(frame.name in SELECTION for frame in traceback.extract_stack())
-            found[INSIDE if is_selection else OUTSIDE] += 1
+            found[INSIDE if any(map(is_selection, traceback.extract_stack())) else OUTSIDE] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
         yield found
+
+
+def is_selection(frame: traceback.FrameSummary) -> bool:
+    """Whether it is one of :data:`SELECTION`."""
+    return frame.name in SELECTION and Path(frame.filename).as_posix().endswith(SELECTION[frame.name])
+
+
+@contextmanager
+def counted_events(found: Counter[str]) -> Iterator[None]:
+    """Adds the waits for an event, of which torch does not warn; they are all :data:`OUTSIDE`."""
+    wait = torch.cuda.Event.synchronize
+
+    def counted(event: torch.cuda.Event) -> None:
+        found[OUTSIDE] += 1
+        wait(event)
+
+    torch.cuda.Event.synchronize = counted
+    try:
+        yield
+    finally:
+        torch.cuda.Event.synchronize = wait
 
 
 def write_trace(path: Path, work: Callable[[], object]) -> None:

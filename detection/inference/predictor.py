@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from backbones import fold
 from detection import checkpoint, distributed
 from detection.command_line import checked
 from detection.config import Config, from_dict, overlay, to_dict
@@ -93,7 +94,7 @@ class Predictor:
             UserError: the file is missing or does not decode, or the array is no RGB image.
         """
         images = at_sizes(image, sizes_of(self.members))
-        (found,) = self._run({size: batch.to(self.device) for size, batch in images.items()})
+        (found,) = self.run({size: batch.to(self.device) for size, batch in images.items()})
         return Prediction(found["boxes"], found["labels"], found["scores"], self.class_names)
 
     def predict(self, annotations: Annotations, progress: Callable[[int], None]) -> Detections:
@@ -119,13 +120,13 @@ class Predictor:
 
     def _detections(self, images: Images, indices: list[int]) -> Detections:
         """Those in the images of a batch, whose indices in their set are given."""
-        found = zip(indices, self._run(images), strict=True)
+        found = zip(indices, self.run(images), strict=True)
         return Detections.concatenate(
             [Detections(np.full(len(f["scores"]), index), f["labels"], f["scores"], f["boxes"]) for index, f in found]
         )
 
     @torch.inference_mode()
-    def _run(self, images: Images) -> list[dict[str, np.ndarray]]:
+    def run(self, images: Images) -> list[dict[str, np.ndarray]]:
         """Detections of each image, on the host; leaves the detectors in evaluation mode."""
         for member in self.members:
             member.detector.eval()
@@ -169,7 +170,8 @@ def _load_member(
     names = tuple(class_names_of(state, str(path)))
     detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
-    detector = place(detector, device, config.train.channels_last).eval()
+    fold(detector.eval())
+    detector = place(detector, device, config.train.channels_last)
     if config.compile:
         compile_parts(detector, device, is_graphed=returns_to_sizes(config, is_training=False))
     return Member(detector, config), names, tuple(state.get("category_ids", ()))

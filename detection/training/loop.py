@@ -129,14 +129,14 @@ class Loop:
         self.detector.train()
         with self._stopping_on_signals():
             while self.done < train.iterations:
-                following = self._advance(batches)
-                self._settle(outcome, files)
+                following = self.advance(batches)
+                self.settle(outcome, files)
                 outcome = following
                 self.done += 1
                 is_last, is_stopped = self.done == train.iterations, self._stop or self.done == train.stop_at
                 is_scored = is_last or is_due(self.done, train.eval_every)
                 if is_scored or is_stopped or is_due(self.done, train.checkpoint_every):
-                    self._settle(outcome, files)
+                    self.settle(outcome, files)
                     outcome = None
                     self._pause(evaluate if is_scored else None, save)
                 if is_stopped and not is_last:
@@ -194,7 +194,7 @@ class Loop:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _advance(self, batches: Iterator[Batch]) -> Outcome:
+    def advance(self, batches: Iterator[Batch]) -> Outcome:
         """One optimizer step on the next batch."""
         parts, totals = [], None
         if self.config.compile:
@@ -250,7 +250,7 @@ class Loop:
             arrived.record()
         return Outcome(self.done, names, host, arrived, parts, (time.monotonic(), self._waited))
 
-    def _settle(self, outcome: Outcome | None, files: Any) -> None:
+    def settle(self, outcome: Outcome | None, files: Any) -> None:
         """Look at a step's losses: stop if one is not finite, otherwise report them."""
         if outcome is None:
             return

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from torchvision.ops import FrozenBatchNorm2d, roi_align
 
-from backbones.blocks import FoldedBasicBlock, FoldedBottleneck, convolve
+from backbones import BackboneSettings, build_backbone
+from backbones.blocks import FoldedBasicBlock, FoldedBottleneck, convolve, fold
 from backbones.norm import constants, group_norm
 
 NORMS = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": group_norm}
@@ -85,6 +86,46 @@ def test_projecting_before_pooling_equals_pooling_first(kind: str, norm: str, tr
     pooled = [roi_align(part, [boxes], 6, 1.0, 2)[:, :, ::n, ::n] for part, n in zip(parts, ours.steps, strict=True)]
     expected = theirs.train(training)(roi_align(x, [boxes], 6, 1.0, 2))
     assert_same(ours.finish(*pooled), expected, [x, *ours.parameters()], [x, *theirs.parameters()])
+
+
+@pytest.mark.parametrize(("kind", "norm"), [(kind, norm) for kind in PAIRS for norm in NORMS])
+def test_folded_for_good_a_block_equals_torchvisions_whole_and_split(kind: str, norm: str) -> None:
+    ours, theirs = (block.eval() for block in pair(kind, norm))
+    fold(ours)
+    x, boxes = features(1, 8, 10, 12), torch.tensor([[-4.0, 2, 5, 9], [3, 3, 15, 12.5]], dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-9)
+    pooled = [
+        roi_align(part, [boxes], 6, 1.0, 2)[:, :, ::n, ::n] for part, n in zip(ours.project(x), ours.steps, strict=True)
+    ]
+    torch.testing.assert_close(ours.finish(*pooled), theirs(roi_align(x, [boxes], 6, 1.0, 2)), rtol=0, atol=1e-9)
+    left = [layer for layer in ours.modules() if isinstance(layer, NORMS[norm])] if norm != "group" else []
+    assert left == []
+
+
+@pytest.mark.parametrize("head", ["c4", "fpn"])
+def test_a_whole_network_is_folded(head: str) -> None:
+    built = build_backbone(BackboneSettings("resnet18", head, "batch"))
+    trunk, whole = built.trunk, nn.ModuleList([built.trunk, *filter(None, [built.tail])]).eval()
+    x, before = torch.rand(1, 3, 64, 64), len(list(whole.parameters()))
+    with torch.no_grad():
+        maps = trunk(x)
+        fold(whole)
+        for name, values in trunk(x).items():
+            assert torch.equal(values, maps[name])
+    layers = [type(layer) for layer in whole.modules()]
+    assert nn.BatchNorm2d not in layers and layers.count(nn.Identity) == 20  # conv1, 16 in blocks, 3 on shortcuts
+    assert len(list(whole.parameters())) == before - 20  # weight and bias of each became a bias
+
+
+def test_a_convolution_after_its_normalization_is_not_folded() -> None:
+    class Preactivated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn1, self.conv1 = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, bias=False)
+
+    network = Preactivated().eval()
+    fold(network)
+    assert isinstance(network.bn1, nn.BatchNorm2d) and network.conv1.bias is None
 
 
 def test_constant_normalization_by_hand() -> None:

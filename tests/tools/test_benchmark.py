@@ -78,6 +78,18 @@ def test_a_disagreement_ends_with_status_1_and_a_sentence(tool: ModuleType, monk
     assert str(ended.value.code).startswith(sentence)  # Python prints a text and makes it status 1
 
 
+def test_a_disagreement_leaves_what_was_measured_before(
+    tool: ModuleType, seen: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage(case: Case) -> Measured:
+        raise Disagreement("scores: there is nothing to compare")
+
+    monkeypatch.setitem(stages.STAGES, "score", stage)
+    with pytest.raises(SystemExit, match="score: the sides do not do the same work"):
+        tool.main(["--json", str(tmp_path / "all.json")])
+    assert len(seen) == len(json.loads((tmp_path / "all.json").read_text())["rows"]) == tool.STAGES.index("score")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

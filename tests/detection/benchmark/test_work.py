@@ -1,18 +1,24 @@
 """Operations by their closed forms, stages by a slept time, synchronizations by where they come from."""
 
+import importlib
+import inspect
 import json
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from detection.benchmark.work import (
     INSIDE,
     OUTSIDE,
+    SELECTION,
     Stages,
+    counted_events,
     counted_warnings,
     matrix_rate,
     operations,
@@ -98,17 +104,42 @@ def test_stages_of_a_training_step() -> None:
     assert [found["backward"], found["waiting"]] == pytest.approx([0.03, 0.05], abs=0.019)
 
 
-def nms_by_group() -> None:
+def select() -> None:
+    """Has the name of a selection, and is another function."""
     warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
 
 
-def test_synchronizations_are_told_apart_by_their_callers() -> None:
+def test_synchronizations_are_told_apart_by_their_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warning_nms(boxes: torch.Tensor, scores: torch.Tensor, iou: float) -> torch.Tensor:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return torch.arange(len(scores))
+
+    monkeypatch.setattr("torchvision.ops.boxes.nms", warning_nms)
+    boxes, logits = torch.tensor([[0.0, 0, 4, 4]]), torch.zeros(1, 2)
+    heads = RoIHeads(*[None] * 3, 0.5, 0.5, 1, 0.5, None, score_thresh=0.1, nms_thresh=0.5, detections_per_img=1)
     with counted_warnings() as found:
-        nms_by_group()
+        heads.postprocess_detections(logits, torch.zeros(1, 8), [boxes], [(4, 4)])
+        select()
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
-    assert found == {INSIDE: 1, OUTSIDE: 2}
+    assert found == {INSIDE: 1, OUTSIDE: 3}
+
+
+@pytest.mark.parametrize(("name", "place"), SELECTION.items())
+def test_what_selects_boxes_is_where_it_is_looked_for(name: str, place: str) -> None:
+    module = importlib.import_module(place.removesuffix(".py").replace("/", "."))
+    assert f"def {name}(" in inspect.getsource(module)
+
+
+def test_waits_for_an_event_are_synchronizations_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda.Event, "synchronize", waited.append)
+    found = Counter()
+    with counted_events(found):
+        torch.cuda.Event.synchronize("first"), torch.cuda.Event.synchronize("second")
+    torch.cuda.Event.synchronize("third")
+    assert found == {OUTSIDE: 2} and waited == ["first", "second", "third"]
 
 
 def test_shares_in_words() -> None:

@@ -12,11 +12,15 @@ import torch
 from PIL import Image
 
 from detection import checkpoint
-from detection.config import from_dict
+from detection.config import from_dict, overlay, to_dict
 from detection.data import jpeg, read_annotations
 from detection.errors import UserError
 from detection.evaluation.detections import Detections
-from detection.inference.predictor import Prediction, as_array, gather, load_detector
+from detection.finalize import finalize
+from detection.inference.devices import place
+from detection.inference.ensemble import Member
+from detection.inference.predictor import Prediction, Predictor, as_array, gather, load_detector
+from detection.model.build import build_detector
 
 CLASSES = ("circle", "cross", "square", "triangle")
 
@@ -49,6 +53,20 @@ def test_a_path_a_picture_an_array_and_a_tensor_are_the_same(predictor, picture)
     given = str(picture), Image.open(picture), array, torch.from_numpy(array.copy()).permute(2, 0, 1)
     for image in (*given, array[:, ::-1][:, ::-1]):
         same(predictor(image), expected)
+
+
+def test_a_loaded_detector_is_folded_and_finds_the_same_to_the_last_bit(tiny_config, tmp_path, picture):
+    changes = {"model": {"norm": "batch"}, "test": {"score_threshold": 0.0}}
+    config, _ = finalize(from_dict(overlay(tiny_config, changes)))
+    torch.manual_seed(0)
+    detector, _ = build_detector(config, 4)
+    identity = {"kind": "detector", "config": to_dict(config), "class_names": list(CLASSES)}
+    checkpoint.save(tmp_path / "last.pt", {**identity, "model": detector.state_dict()})
+    loaded = load_detector(tmp_path / "last.pt", "cpu")
+    layers = [type(layer) for member in loaded.members for layer in member.detector.modules()]
+    assert torch.nn.BatchNorm2d not in layers and layers.count(torch.nn.Identity) == 20
+    detector = place(detector, torch.device("cpu"), config.train.channels_last)
+    same(loaded(picture), Predictor([Member(detector, config)], CLASSES, torch.device("cpu"))(picture))
 
 
 def test_a_prediction_holds_sorted_boxes_inside_the_image(predictor, picture):

@@ -225,14 +225,14 @@ def test_sigterm_is_not_lost_while_the_processes_agree(loop_of, monkeypatch):
 def test_the_moving_average_is_what_is_scored(loop_of):
     loop, data = loop_of(train={"iterations": 2, "ema_decay": 0.9})
     steps = [loop.detector.roi_heads.box_predictor.cls_score.weight.detach().clone()]
-    advance = loop._advance
+    advance = loop.advance
 
     def noting(batches):
         outcome = advance(batches)
         steps.append(loop.detector.roi_heads.box_predictor.cls_score.weight.detach().clone())
         return outcome
 
-    loop._advance = noting
+    loop.advance = noting
     loop.run(data, nothing, nothing)
     found = loop.scored_detector.roi_heads.box_predictor.cls_score.weight
     torch.testing.assert_close(found.detach(), 0.81 * steps[0] + 0.09 * steps[1] + 0.1 * steps[2])

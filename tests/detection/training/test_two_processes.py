@@ -75,14 +75,14 @@ def gradients(settings, folder):
 def predictions(settings, checkpoint_path):
     """All detections, and which images this process has computed."""
     predictor = load_detector(checkpoint_path, "cpu")
-    run, computed = predictor._run, []
+    run, computed = predictor.run, []
 
     def noting(images):
         (batch,) = images.values()
         computed.extend(batch.image_indices.tolist())
         return run(images)
 
-    predictor._run = noting
+    predictor.run = noting
     found = predictor.predict(read_annotations(from_dict(settings).data, "val"), lambda share: None)
     return {"detections": {name: torch.from_numpy(values) for name, values in vars(found).items()}, "seen": computed}
 
