@@ -28,5 +28,5 @@ setup(
         "matplotlib",
         "wandb>=0.31",
     ],
-    extras_require={"test": ["pytest", "hypothesis", "ruff", "playwright"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "playwright"]},
 )

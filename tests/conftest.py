@@ -19,7 +19,9 @@ from detection.inspection import plots
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    torch.set_num_threads(1)  # with two, a busy machine makes these small convolutions forty times slower
+    """With two threads a busy machine makes these small convolutions forty times slower; the tools obey, too."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

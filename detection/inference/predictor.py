@@ -26,7 +26,7 @@ from detection.inference.compilation import begin_step, compile_parts, returns_t
 from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.inference.look_through import look_through
-from detection.model.build import build_detector, class_names_of, load_state
+from detection.model.build import Undrawn, build_detector, class_names_of, load_state
 
 ARCHITECTURE = (
     "backbone",
@@ -168,7 +168,8 @@ def _load_member(
     checkpoint.require_kind(state, "detector", path)
     config = settled(state, settings, ARCHITECTURE, path)
     names = tuple(class_names_of(state, str(path)))
-    detector, _ = build_detector(config, len(names), load_weights=False)
+    with Undrawn():
+        detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
     fold(detector.eval())
     detector = place(detector, device, config.train.channels_last)

@@ -131,6 +131,8 @@ def write_plots(
 
 def _write(folder: Path, name: str, draw: Callable[["Figure"], None]) -> None:
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
@@ -138,9 +140,12 @@ def _write(folder: Path, name: str, draw: Callable[["Figure"], None]) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the PNG shows a box for such a letter
         figure = Figure(figsize=(_WIDTH, 4.5), dpi=_DPI, layout="constrained", facecolor="white")
         draw(figure)
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            with replacing(folder / f"{name}.{kind}") as path:
-                figure.savefig(path, format=kind, metadata=metadata)
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine("none")  # a plot is laid out once, where `savefig` would do so for each file
+        with replacing(folder / f"{name}.png") as path:
+            FigureCanvasAgg(figure).print_png(path)
+        with replacing(folder / f"{name}.svg") as path:
+            FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
 
 
 def _draw_costs(figure: "Figure", costs: Mapping[str, ErrorCost], iou: float) -> None:

@@ -19,7 +19,7 @@ from detection.inference.predictor import as_paths, settings_from, settled
 from detection.localization.build import build_localizer
 from detection.localization.localizer import Localizer
 from detection.localization.locate import Locator, LocMember
-from detection.model.build import class_names_of, load_state
+from detection.model.build import Undrawn, class_names_of, load_state
 
 ARCHITECTURE = (
     "backbone",
@@ -128,7 +128,8 @@ def _load(path: str | Path, device: torch.device, settings: dict[str, Any]) -> _
     checkpoint.require_kind(state, "localizer", path)
     config = settled(state, settings, ARCHITECTURE, path)
     names = tuple(class_names_of(state, str(path)))
-    localizer, _ = build_localizer(config, len(names), load_weights=False)
+    with Undrawn():
+        localizer, _ = build_localizer(config, len(names), load_weights=False)
     load_state(localizer, checkpoint.weights(state), str(path))
     localizer = place(localizer, device, config.train.channels_last).eval()
     if config.compile:

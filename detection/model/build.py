@@ -1,9 +1,10 @@
 """Settings in, detector out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones import BackboneError, BackboneSettings, Staged, build_backbone
@@ -20,6 +21,21 @@ class Stage(NamedTuple):
     trained: int
     """How many of the parameters are trained."""
     norm: str
+
+
+class Undrawn(TorchFunctionMode):
+    """A context in which layers are made without initial weights: a checkpoint will replace every one of them.
+
+    Drawing random numbers takes most of the time in which a large network is built.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function in (Tensor.uniform_, Tensor.normal_) or getattr(function, "__module__", "") == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return function(*args, **given)
 
 
 def build_detector(config: Config, num_classes: int, *, load_weights: bool = True) -> tuple[FasterRCNN, str]:

@@ -7,14 +7,17 @@ import torch
 
 from detection.config import from_dict
 from detection.errors import UserError
-from detection.model.build import build_detector, class_names_of, difference, load_state, stages
+from detection.model.build import Undrawn, build_detector, class_names_of, difference, load_state, stages
+
+
+def given_config(settings, model):
+    config = from_dict(settings)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
 def detector(settings, classes=4, seed=0, **model):
-    config = from_dict(settings)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
     torch.manual_seed(seed)
-    return build_detector(config, classes)[0]
+    return build_detector(given_config(settings, model), classes)[0]
 
 
 def weights(model):
@@ -27,6 +30,20 @@ def test_a_checkpoint_of_the_same_architecture_is_loaded_whole(tiny_config):
     assert not torch.equal(taking.state_dict()["backbone.body.conv1.weight"], given["backbone.body.conv1.weight"])
     load_state(taking, given, "a.pt")
     assert all(torch.equal(tensor, given[name]) for name, tensor in taking.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "batch"}, {"head": "c4"}])
+def test_built_without_drawing_a_detector_takes_every_tensor_from_the_checkpoint(tiny_config, changes):
+    given = detector(tiny_config, seed=1, **changes)
+    state = torch.get_rng_state()
+    with Undrawn():
+        taking = build_detector(given_config(tiny_config, changes), 4, load_weights=False)[0]
+    assert torch.equal(torch.get_rng_state(), state)  # not one random number
+    load_state(taking, given.state_dict(), "a.pt")
+    for values, other in zip(taking.buffers(), given.buffers(), strict=True):
+        assert torch.equal(values, other)
+    for values, other in zip(taking.parameters(), given.parameters(), strict=True):
+        assert torch.equal(values, other)
 
 
 def test_another_number_of_classes_is_refused_with_the_shapes(tiny_config):
