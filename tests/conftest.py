@@ -17,6 +17,12 @@ from detection.files import replacing
 from detection.inspection import plots
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes, between which files are divided; none beside this one for speeds and for files that are named."""
+    is_whole = not any(".py" in argument for argument in config.args)
+    return 2 if is_whole and "not benchmark" in config.option.markexpr else 0
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     """With two threads a busy machine makes these small convolutions forty times slower; the tools obey, too."""

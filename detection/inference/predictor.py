@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backbones import fold
 from detection import checkpoint, distributed
 from detection.command_line import checked
 from detection.config import Config, from_dict, overlay, to_dict
@@ -26,7 +25,7 @@ from detection.inference.compilation import begin_step, compile_parts, returns_t
 from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.inference.look_through import look_through
-from detection.model.build import Undrawn, build_detector, class_names_of, load_state
+from detection.model.build import Undrawn, build_detector, class_names_of, for_prediction, load_state
 
 ARCHITECTURE = (
     "backbone",
@@ -171,7 +170,7 @@ def _load_member(
     with Undrawn():
         detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
-    fold(detector.eval())
+    for_prediction(detector)
     detector = place(detector, device, config.train.channels_last)
     if config.compile:
         compile_parts(detector, device, is_graphed=returns_to_sizes(config, is_training=False))

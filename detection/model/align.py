@@ -51,7 +51,8 @@ def roi_align(
     rows = (first + rows * width.view(-1, 1, 1)).to(torch.int32)
     cells = rows[:, :, None, :, None] + columns.to(torch.int32)[:, None, :, None, :]
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    table = full_precision(torch.cat([part.permute(0, 2, 3, 1).flatten(0, 2) for part in maps]))
+    tables = [part.permute(0, 2, 3, 1).flatten(0, 2) for part in maps]
+    table = full_precision(torch.cat(tables) if len(tables) > 1 else tables[0])
     weights = weights.flatten(0, 2).flatten(1).to(table.dtype)
     pooled = F.embedding_bag(cells.flatten(0, 2).flatten(1), table, per_sample_weights=weights, mode="sum")
     return pooled.to(maps[0].dtype).view(*cells.shape[:3], table.shape[1]).permute(0, 3, 1, 2)

@@ -42,12 +42,38 @@ class Conv5Head(nn.Module):
         return (self.tail.finish(*pooled) if self.is_linear else self.tail(*pooled)).mean(dim=(2, 3))
 
 
+class PyramidHead(TwoMLPHead):
+    """Two layers on all values of a pooled region (Lin et al., arXiv 1612.03144, section 4.2), torchvision's own.
+
+    Args:
+        channels: C.
+        size: S.
+        hidden: width of either layer.
+    """
+
+    is_channels_last = False
+    """Whether the first layer reads a region's values place by place, as they lie in memory, and not by channels."""
+
+    def __init__(self, channels: int, size: int, hidden: int) -> None:
+        super().__init__(channels * size**2, hidden)
+        self.region = (channels, size, size)
+        self.out_channels = hidden
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Vectors (R, out_channels) of regions (R, C, S, S)."""
+        return super().forward(pooled.permute(0, 2, 3, 1) if self.is_channels_last else pooled)
+
+    def read_channels_last(self) -> None:
+        """Sort the first layer's weights, once, so that no region's values need be sorted any more."""
+        weight = self.fc6.weight.detach().unflatten(1, self.region)
+        self.fc6.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1))
+        self.is_channels_last = True
+
+
 def box_head(kind: str, channels: int, tail: nn.Module | None, settings: RegionSettings, pool_size: int) -> nn.Module:
     """The head for `kind` (c4, fpn or fc) on maps of `channels`; `tail` is the part of the backbone it consists of."""
     if kind == "fpn":
-        head = TwoMLPHead(channels * pool_size**2, settings.hidden)
-        head.out_channels = settings.hidden
-        return head
+        return PyramidHead(channels, pool_size, settings.hidden)
     return Conv5Head(tail, settings.pooling == "align") if kind == "c4" else tail
 
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from backbones import BackboneError, BackboneSettings, Staged, build_backbone
+from backbones import BackboneError, BackboneSettings, Staged, build_backbone, fold
 from detection.config import Config
 from detection.errors import UserError
+from detection.model.box_heads import PyramidHead
 from detection.model.faster_rcnn import FasterRCNN
 
 
@@ -64,6 +65,16 @@ def build_detector(config: Config, num_classes: int, *, load_weights: bool = Tru
         raise UserError(str(error)) from error
     size = (config.data.test_min_size, config.data.test_max_size)
     return FasterRCNN(trunk, tail, num_classes, model, config.test, size, config.seed), report
+
+
+def for_prediction(detector: FasterRCNN) -> None:
+    """Put the weights into the form in which prediction costs least; what is computed stays the same.
+
+    The detector has other tensors then: it is not one to train, or to save. It is in evaluation mode.
+    """
+    fold(detector.eval())
+    if isinstance(detector.roi_heads.box_head, PyramidHead):
+        detector.roi_heads.box_head.read_channels_last()
 
 
 def load_state(detector: FasterRCNN, state: dict[str, Tensor], path: str) -> None:

@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, as ratios in one run: `pytest -m benchmark -n 0`; never absolute times."""
+"""The figures of docs/benchmarks.md, as ratios in one run: `pytest -m benchmark`. Absolute times are never compared."""
 
 import statistics
 from typing import Any
