@@ -6,13 +6,14 @@ Shapes: ``R`` regions of all images, ``C`` channels.
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.resnet import Bottleneck, conv1x1
 from torchvision.ops import FrozenBatchNorm2d, roi_align, roi_pool
 
 from backbones import BackboneSettings, build_backbone
 from backbones.blocks import FoldedBottleneck
 from backbones.resnet import Conv5
-from detection.model.box_heads import Conv5Head
+from detection.model.box_heads import Conv5Head, PyramidHead
 from detection.model.pooling import RegionPooling
 
 CHANNELS = 8
@@ -81,3 +82,14 @@ def test_the_head_is_one_graph_for_the_compiler() -> None:
     head = Conv5Head(Conv5(Narrow(FoldedBottleneck)), True)
     pooled = torch.randn(3, 4, 14, 14), torch.randn(3, 16, 7, 7)
     torch.testing.assert_close(torch.compile(head, backend="aot_eager", fullgraph=True)(*pooled), head(*pooled))
+
+
+def test_the_pyramids_head_is_torchvisions_also_when_it_reads_values_as_they_lie_in_memory() -> None:
+    torch.manual_seed(0)
+    theirs, ours = TwoMLPHead(CHANNELS * 9, 5).double(), PyramidHead(CHANNELS, 3, 5).double()
+    ours.load_state_dict(theirs.state_dict())
+    pooled = torch.randn(4, 3, 3, CHANNELS, dtype=torch.float64).permute(0, 3, 1, 2)
+    expected = theirs(pooled)
+    torch.testing.assert_close(ours(pooled), expected, rtol=0, atol=1e-12)
+    ours.read_channels_last()
+    torch.testing.assert_close(ours(pooled), expected, rtol=0, atol=1e-12)
