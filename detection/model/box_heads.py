@@ -4,6 +4,7 @@ Shapes: ``B`` images, ``h, w`` rows and columns of a map, ``R`` regions of all i
 columns of a pooled region, ``K`` classes.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
@@ -43,7 +44,10 @@ class Conv5Head(nn.Module):
 
 
 class PyramidHead(TwoMLPHead):
-    """Two layers on all values of a pooled region (Lin et al., arXiv 1612.03144, section 4.2), torchvision's own.
+    """Two layers on all values of a pooled region (Lin et al., arXiv 1612.03144, section 4.2); torchvision's tensors.
+
+    The first layer's weights are stored channel by channel, as torchvision's are. Regions lie in memory place by place
+    (see :mod:`detection.model.align`), so that the weights are sorted, and not the many regions.
 
     Args:
         channels: C.
@@ -51,8 +55,8 @@ class PyramidHead(TwoMLPHead):
         hidden: width of either layer.
     """
 
-    is_channels_last = False
-    """Whether the first layer reads a region's values place by place, as they lie in memory, and not by channels."""
+    is_sorted = False
+    """Whether the stored weights are sorted already."""
 
     def __init__(self, channels: int, size: int, hidden: int) -> None:
         super().__init__(channels * size**2, hidden)
@@ -61,13 +65,17 @@ class PyramidHead(TwoMLPHead):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Vectors (R, out_channels) of regions (R, C, S, S)."""
-        return super().forward(pooled.permute(0, 2, 3, 1) if self.is_channels_last else pooled)
+        weight = self.fc6.weight if self.is_sorted else self._sorted_weight()
+        hidden = F.relu(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc6.bias))
+        return F.relu(self.fc7(hidden))
 
-    def read_channels_last(self) -> None:
-        """Sort the first layer's weights, once, so that no region's values need be sorted any more."""
-        weight = self.fc6.weight.detach().unflatten(1, self.region)
-        self.fc6.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1))
-        self.is_channels_last = True
+    def sort(self) -> None:
+        """Sort the stored weights, once, for a head that is neither trained nor saved."""
+        self.fc6.weight = nn.Parameter(self._sorted_weight().detach())
+        self.is_sorted = True
+
+    def _sorted_weight(self) -> Tensor:
+        return self.fc6.weight.unflatten(1, self.region).permute(0, 2, 3, 1).flatten(1)
 
 
 def box_head(kind: str, channels: int, tail: nn.Module | None, settings: RegionSettings, pool_size: int) -> nn.Module:

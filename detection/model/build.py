@@ -68,13 +68,13 @@ def build_detector(config: Config, num_classes: int, *, load_weights: bool = Tru
 
 
 def for_prediction(detector: FasterRCNN) -> None:
-    """Put the weights into the form in which prediction costs least; what is computed stays the same.
+    """Put the weights into the form in which prediction costs least; what is computed stays the same to the last bit.
 
     The detector has other tensors then: it is not one to train, or to save. It is in evaluation mode.
     """
     fold(detector.eval())
     if isinstance(detector.roi_heads.box_head, PyramidHead):
-        detector.roi_heads.box_head.read_channels_last()
+        detector.roi_heads.box_head.sort()
 
 
 def load_state(detector: FasterRCNN, state: dict[str, Tensor], path: str) -> None:

@@ -84,12 +84,18 @@ def test_the_head_is_one_graph_for_the_compiler() -> None:
     torch.testing.assert_close(torch.compile(head, backend="aot_eager", fullgraph=True)(*pooled), head(*pooled))
 
 
-def test_the_pyramids_head_is_torchvisions_also_when_it_reads_values_as_they_lie_in_memory() -> None:
+def test_the_pyramids_head_is_torchvisions_before_and_after_its_weights_are_sorted() -> None:
     torch.manual_seed(0)
     theirs, ours = TwoMLPHead(CHANNELS * 9, 5).double(), PyramidHead(CHANNELS, 3, 5).double()
     ours.load_state_dict(theirs.state_dict())
     pooled = torch.randn(4, 3, 3, CHANNELS, dtype=torch.float64).permute(0, 3, 1, 2)
-    expected = theirs(pooled)
-    torch.testing.assert_close(ours(pooled), expected, rtol=0, atol=1e-12)
-    ours.read_channels_last()
-    torch.testing.assert_close(ours(pooled), expected, rtol=0, atol=1e-12)
+    found, expected = ours(pooled), theirs(pooled)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(vectors.square().sum(), head.parameters())
+        for vectors, head in ((found, ours), (expected, theirs))
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    ours.sort()
+    assert torch.equal(ours(pooled), found)
