@@ -25,8 +25,8 @@ def fold(network: nn.Module) -> None:
     What `network` computes stays the same to the last bit. It has other tensors then, so that it is not one to save.
 
     Args:
-        network: in evaluation mode. Its modules that call :func:`convolve` name the convolutions, each with its
-            normalization, in `normalized`; all others stay as they are.
+        network: in evaluation mode, on its device. Its modules that call :func:`convolve` name the convolutions, each
+            with its normalization, in `normalized`; all others stay as they are.
     """
     for module in list(network.modules()):
         layers = dict(module.named_modules()) if hasattr(module, "normalized") else {}

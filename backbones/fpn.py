@@ -43,8 +43,8 @@ class Pyramid(FeaturePyramidNetwork):
 def add_upsampled(fine: Tensor, coarse: Tensor) -> Tensor:
     """The sum of a map and of a coarser one at its size, by the nearest neighbour.
 
-    Where nothing is learned, a map of twice the size takes the coarser one's values in its place: for a map at stride
-    4 that is a twentieth of the time that new memory for the larger map and for the sum takes on a CPU.
+    Where nothing is learned, a map of twice the size is added to in its place: on a CPU that was 3 (plain layout) to 20
+    (channels last) times as fast for a map at stride 4, most of it the time that new memory takes.
 
     Args:
         fine: (B, C, H, W), overwritten where nothing is learned.

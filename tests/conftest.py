@@ -24,10 +24,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    """With two threads a busy machine makes these small convolutions forty times slower; the tools obey, too."""
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _few_threads(request: pytest.FixtureRequest) -> None:
+    """With two threads a busy machine makes these small convolutions forty times slower; the tools obey, too.
+
+    Speeds are measured with all of them.
+    """
+    if "not benchmark" in request.config.option.markexpr:
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -52,23 +52,19 @@ def main(argv: list[str]) -> None:
     from detection.benchmark.case import make_case, size_from
 
     size, chosen = size_from(given.size), STAGES if given.stage == "all" else (given.stage,)
-    measured, failure = [], ""
-    for stage in chosen:
-        batch = BATCHES.get(stage, 1) if given.batch_size is None else given.batch_size
-        case = make_case(
-            settings, given.head, size, batch, given.rounds, pictures=given.pictures, profile=given.profile
-        )
-        try:
+    measured = []
+    try:
+        for stage in chosen:
+            batch = BATCHES.get(stage, 1) if given.batch_size is None else given.batch_size
+            case = make_case(
+                settings, given.head, size, batch, given.rounds, pictures=given.pictures, profile=given.profile
+            )
             measured.append(measure(stage, case))
-        except Disagreement as difference:
-            failure = f"benchmark.py: {stage}: the sides do not do the same work: {difference}"
-            break
-    if measured:
-        show(measured)
-    if measured and given.json:
-        write(Path(given.json), measured, argv)
-    if failure:
-        sys.exit(failure)
+    except Disagreement as difference:
+        sys.exit(f"benchmark.py: {stage}: the sides do not do the same work: {difference}")
+    finally:  # whatever happened, what was measured before is not lost
+        if measured:
+            leave(measured, given.json, argv, is_complete=len(measured) == len(chosen))
 
 
 def measure(stage: str, case: "Case") -> "Measured":
@@ -80,6 +76,13 @@ def measure(stage: str, case: "Case") -> "Measured":
     for check in measured.checks:
         print(f"  the same on both sides: {check}", flush=True)
     return measured
+
+
+def leave(measured: "list[Measured]", path: str | None, argv: list[str], is_complete: bool) -> None:
+    """Print the tables, and write every number if there is a place for them."""
+    show(measured)
+    if path:
+        write(Path(path), measured, argv, is_complete)
 
 
 def show(measured: "list[Measured]") -> None:
@@ -94,12 +97,13 @@ def show(measured: "list[Measured]") -> None:
     console.print(table([row for part in measured for row in part.rows]))
 
 
-def write(path: Path, measured: "list[Measured]", argv: list[str]) -> None:
-    """Every number, with the machine, the date and the command."""
+def write(path: Path, measured: "list[Measured]", argv: list[str], is_complete: bool) -> None:
+    """Every number, with the machine, the date, the command, and whether all stages that were asked for are there."""
     from detection.benchmark.report import machine, record
     from detection.files import replacing
 
-    content = {"command": shlex.join(["tools/benchmark.py", *argv]), "machine": machine(), **record(measured)}
+    command = shlex.join(["tools/benchmark.py", *argv])
+    content = {"command": command, "complete": is_complete, "machine": machine(), **record(measured)}
     with replacing(path) as file:
         file.write_text(json.dumps(content, indent=2) + "\n")
     print(f"{path}: every number")

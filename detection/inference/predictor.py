@@ -25,7 +25,7 @@ from detection.inference.compilation import begin_step, compile_parts, returns_t
 from detection.inference.devices import autocast, choose_device, place, trained_precision
 from detection.inference.ensemble import Member, detect, sizes_of
 from detection.inference.look_through import look_through
-from detection.model.build import Undrawn, build_detector, class_names_of, for_prediction, load_state
+from detection.model.build import Undrawn, build_detector, class_names_of, load_state, prepare_for_prediction
 
 ARCHITECTURE = (
     "backbone",
@@ -170,8 +170,8 @@ def _load_member(
     with Undrawn():
         detector, _ = build_detector(config, len(names), load_weights=False)
     load_state(detector, checkpoint.weights(state), str(path))
-    for_prediction(detector)
     detector = place(detector, device, config.train.channels_last)
+    prepare_for_prediction(detector)
     if config.compile:
         compile_parts(detector, device, is_graphed=returns_to_sizes(config, is_training=False))
     return Member(detector, config), names, tuple(state.get("category_ids", ()))

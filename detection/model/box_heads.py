@@ -55,9 +55,6 @@ class PyramidHead(TwoMLPHead):
         hidden: width of either layer.
     """
 
-    is_sorted = False
-    """Whether the stored weights are sorted already."""
-
     def __init__(self, channels: int, size: int, hidden: int) -> None:
         super().__init__(channels * size**2, hidden)
         self.region = (channels, size, size)
@@ -65,17 +62,18 @@ class PyramidHead(TwoMLPHead):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Vectors (R, out_channels) of regions (R, C, S, S)."""
-        weight = self.fc6.weight if self.is_sorted else self._sorted_weight()
+        weight = self._sorted_weight().flatten(1)
         hidden = F.relu(F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc6.bias))
         return F.relu(self.fc7(hidden))
 
-    def sort(self) -> None:
-        """Sort the stored weights, once, for a head that is neither trained nor saved."""
-        self.fc6.weight = nn.Parameter(self._sorted_weight().detach())
-        self.is_sorted = True
+    def sort_weights(self) -> None:
+        """Store the weights sorted, once, in four dimensions, so that no other head takes them for its own."""
+        self.fc6.weight = nn.Parameter(self._sorted_weight().detach().contiguous())
 
     def _sorted_weight(self) -> Tensor:
-        return self.fc6.weight.unflatten(1, self.region).permute(0, 2, 3, 1).flatten(1)
+        """(out_channels, S, S, C)"""
+        weight = self.fc6.weight
+        return weight if weight.dim() == 4 else weight.unflatten(1, self.region).permute(0, 2, 3, 1)
 
 
 def box_head(kind: str, channels: int, tail: nn.Module | None, settings: RegionSettings, pool_size: int) -> nn.Module:

@@ -67,14 +67,17 @@ def build_detector(config: Config, num_classes: int, *, load_weights: bool = Tru
     return FasterRCNN(trunk, tail, num_classes, model, config.test, size, config.seed), report
 
 
-def for_prediction(detector: FasterRCNN) -> None:
+def prepare_for_prediction(detector: FasterRCNN) -> None:
     """Put the weights into the form in which prediction costs least; what is computed stays the same to the last bit.
 
-    The detector has other tensors then: it is not one to train, or to save. It is in evaluation mode.
+    The detector is in evaluation mode then, and has other tensors: it is not one to train, and no other takes them.
+
+    Args:
+        detector: on its device, so that the products are formed where they would be otherwise.
     """
     fold(detector.eval())
     if isinstance(detector.roi_heads.box_head, PyramidHead):
-        detector.roi_heads.box_head.sort()
+        detector.roi_heads.box_head.sort_weights()
 
 
 def load_state(detector: FasterRCNN, state: dict[str, Tensor], path: str) -> None:

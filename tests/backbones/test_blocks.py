@@ -105,13 +105,15 @@ def test_folded_for_good_a_block_equals_torchvisions_whole_and_split(kind: str, 
 @pytest.mark.parametrize("head", ["c4", "fpn"])
 def test_a_whole_network_is_folded(head: str) -> None:
     built = build_backbone(BackboneSettings("resnet18", head, "batch"))
-    trunk, whole = built.trunk, nn.ModuleList([built.trunk, *filter(None, [built.tail])]).eval()
-    x, before = torch.rand(1, 3, 64, 64), len(list(whole.parameters()))
+    trunk, whole = built.trunk, randomized(nn.ModuleList([built.trunk, *filter(None, [built.tail])])).eval()
+    x, before = torch.rand(1, 3, 64, 64).double(), len(list(whole.parameters()))
     with torch.no_grad():
         maps = trunk(x)
+        regions = built.tail(maps["0"]) if built.tail else torch.zeros(0)
         fold(whole)
         for name, values in trunk(x).items():
-            assert torch.equal(values, maps[name])
+            assert torch.equal(values, maps[name]) and values.count_nonzero()
+        assert torch.equal(built.tail(maps["0"]) if built.tail else torch.zeros(0), regions)
     layers = [type(layer) for layer in whole.modules()]
     assert nn.BatchNorm2d not in layers and layers.count(nn.Identity) == 20  # conv1, 16 in blocks, 3 on shortcuts
     assert len(list(whole.parameters())) == before - 20  # weight and bias of each became a bias

@@ -55,7 +55,12 @@ def test_one_stage_with_its_options(
     printed = capsys.readouterr().out
     assert "the same on both sides: features: the same" in printed and "2.00 to 2.00" in printed
     content = json.loads(out.read_text())
-    assert content["rows"][0]["ratio"] == 2.0 and "--head fpn" in content["command"] and content["machine"]["cores"]
+    assert (
+        content["rows"][0]["ratio"] == 2.0
+        and content["complete"] is True
+        and "--head fpn" in content["command"]
+        and content["machine"]["cores"]
+    )
 
 
 def test_all_stages_with_their_own_batches(tool: ModuleType, seen: list[Case]) -> None:
@@ -87,7 +92,8 @@ def test_a_disagreement_leaves_what_was_measured_before(
     monkeypatch.setitem(stages.STAGES, "score", stage)
     with pytest.raises(SystemExit, match="score: the sides do not do the same work"):
         tool.main(["--json", str(tmp_path / "all.json")])
-    assert len(seen) == len(json.loads((tmp_path / "all.json").read_text())["rows"]) == tool.STAGES.index("score")
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert len(seen) == len(content["rows"]) == tool.STAGES.index("score") and content["complete"] is False
 
 
 @pytest.mark.parametrize(
