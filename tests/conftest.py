@@ -17,6 +17,7 @@ from detection.files import replacing
 from detection.inspection import plots
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's; without it, `-n` is what pytest misses
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes, between which files are divided; none beside this one for speeds and for files that are named."""
     is_whole = not any(".py" in argument for argument in config.args)

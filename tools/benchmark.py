@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     from detection.benchmark.agreement import Disagreement
     from detection.benchmark.case import make_case, size_from
 
+    require_places(given.json, given.profile)
     size, chosen = size_from(given.size), STAGES if given.stage == "all" else (given.stage,)
     measured = []
     try:
@@ -65,6 +66,17 @@ def main(argv: list[str]) -> None:
     finally:  # whatever happened, what was measured before is not lost
         if measured:
             leave(measured, given.json, argv, is_complete=len(measured) == len(chosen))
+
+
+def require_places(json_file: str | None, profile: str | None) -> None:
+    """Raises a UserError, before minutes of measuring, when a result could not be written."""
+    from detection.errors import UserError
+    from detection.files import require_writable
+
+    if json_file and Path(json_file).is_dir():
+        raise UserError(f"--json {json_file}: that is a folder; name a file in it")
+    for folder in filter(None, (json_file and Path(json_file).parent, profile and Path(profile))):
+        require_writable(folder)
 
 
 def measure(stage: str, case: "Case") -> "Measured":

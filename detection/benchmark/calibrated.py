@@ -125,4 +125,6 @@ def choose_background(peer: FasterRCNN, vectors: Tensor, proposals: list[Tensor]
         if min(map(len, found[0])) >= LEAST_DETECTIONS:
             peer.roi_heads.box_predictor.cls_score.bias[0] += bias
             return
-    raise UserError(f"--size: images so small give fewer than {LEAST_DETECTIONS} detections; give a larger size")
+    raise UserError(
+        f"--size: images so small give fewer than {LEAST_DETECTIONS} detections; give a larger size, as 128x160"
+    )

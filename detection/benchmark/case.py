@@ -4,12 +4,15 @@ Letters: ``H, W`` rows and columns of the images.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from detection.config import VOC_CLASSES, Config, from_dict, overlay
 from detection.errors import UserError
 from detection.finalize import check
+from detection.model.build import build_detector
 
 ONE_MAP, PYRAMID = (128.0, 256.0, 512.0), (32.0, 64.0, 128.0, 256.0, 512.0)
 """Sizes of the anchors, as in the recipes."""
@@ -55,14 +58,21 @@ def make_case(
         head: c4, fpn or fc; None takes fc for a VGG and c4 for a residual network.
 
     Raises:
-        UserError: a value is out of range.
+        UserError: a value is out of range, or the head does not go with the backbone.
     """
     is_vgg = settings.get("backbone", Config.backbone).startswith("vgg")
     head = head or ("fc" if is_vgg else "c4")
-    if batch_size < 1 or rounds < 1 or min(size) < SMALLEST:
-        raise UserError(f"--batch_size and --rounds begin at 1, --size at {SMALLEST}x{SMALLEST}: give larger values")
+    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: give 1 or more")
+    if min(size) < SMALLEST:
+        raise UserError(f"--size {size[0]}x{size[1]}: give at least {SMALLEST}x{SMALLEST}")
     config = from_dict(overlay(comparable(head, "none" if is_vgg else "frozen", size, batch_size), settings))
     check(config)
+    with torch.device("meta"):  # that backbone and head go together; frozen statistics come from the inputs, later
+        build_detector(
+            replace(config, model=replace(config.model, norm="none" if is_vgg else "batch")), 1, load_weights=False
+        )
     return Case(config, size, batch_size, rounds, pictures, profile)
 
 

@@ -25,7 +25,7 @@ from detection.benchmark.reference_loader import ReferenceImages, reference_load
 from detection.benchmark.report import Measured, Row
 from detection.benchmark.timing import in_turns, settle
 from detection.config import AugmentSettings, Config
-from detection.data.dataset import Annotations, read_size
+from detection.data.dataset import UNDECODABLE, Annotations, read_size, why_undecodable
 from detection.data.loader import DetectionDataset, training_loader
 from detection.data.transforms import TrainTransform
 from detection.errors import UserError
@@ -173,14 +173,27 @@ def find_pictures(folder: str) -> list[Path]:
     """
     files = sorted(Path(folder).glob("*.jpg"))
     if not files:
-        raise UserError(f"--pictures {folder}: there is no .jpg in it; name a folder that holds some")
+        problem = "there is no .jpg in it" if Path(folder).is_dir() else "there is no such folder"
+        raise UserError(f"--pictures {folder}: {problem}; name a folder that holds some")
     return files
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Rows and columns of a picture.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return read_size(file)
+    except UNDECODABLE as error:
+        raise UserError(f"--pictures: {file}: {why_undecodable(error)}; restore or remove the file") from error
 
 
 def annotate(files: list[Path]) -> Annotations:
     """A set of these pictures with random objects."""
     rng = np.random.default_rng(0)
-    sizes = [read_size(file) for file in files]
+    sizes = [size_of(file) for file in files]
     count = OBJECTS * len(files)
     return Annotations(
         class_names=("thing",),

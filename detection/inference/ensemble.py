@@ -91,7 +91,8 @@ def sizes_of(members: Sequence[Member]) -> list[ImageSize]:
 def introduce(members: Sequence[Member]) -> list[str]:
     """Sentences on what goes beyond one plain detector; none where nothing does."""
     test = members[0].config.test
-    sentences = [f"an ensemble of {len(members)} detectors"] if len(members) > 1 else []
+    sentences = ["compiling with the first pictures, which takes a minute or more"] if members[0].config.compile else []
+    sentences += [f"an ensemble of {len(members)} detectors"] if len(members) > 1 else []
     sentences += [sentence for member in members for sentence in _views(member)]
     if test.refine:
         times = "once" if test.refine_rounds == 1 else f"{test.refine_rounds} times"

@@ -100,8 +100,13 @@ def test_a_disagreement_leaves_what_was_measured_before(
     ("words", "sentence"),
     [
         ("--size 600", "--size 600: give rows and columns, as 600x800"),
-        ("--size 32x800", "--size at 64x64"),
-        ("--rounds 0", "--rounds begin at 1"),
+        ("--size 32x800", "^--size 32x800: give at least 64x64"),
+        ("--rounds 0", "^--rounds 0: give 1 or more"),
+        ("--batch_size -3", "^--batch_size -3: give 1 or more"),
+        ("--backbone vgg16 --head c4", "vgg16 has no residual conv5"),
+        ("--backbone resnet99", "did you mean resnet50"),
+        ("--json .", "that is a folder; name a file in it"),
+        ("--profile setup.py", "is no folder that can be written to"),
         ("--backbone vgg16 --stage predict --test.refine true", "no use for the setting"),
     ],
 )

@@ -66,3 +66,9 @@ def test_drawn_files_are_as_large_as_those_of_voc(tmp_path: Path) -> None:
     case = make_case({"backbone": "resnet18"}, "c4", (600, 800), 1, 1)
     sizes = [file.stat().st_size for file in write_pictures(case, tmp_path)[:2]]
     assert all(60_000 < size < 110_000 for size in sizes)
+
+
+def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    with pytest.raises(UserError, match=r"^--pictures: .*a\.jpg: .*; restore or remove the file$"):
+        annotate(find_pictures(str(tmp_path)))
