@@ -286,9 +286,9 @@ def test_a_folder_that_holds_another_run_is_left_alone(refusal, recipe, tiny_run
     assert f"{tiny_run} holds another run" in sentence
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("name", ["train_det", "eval_det", "predict_det"])
-def test_a_gpu_that_is_not_there_is_said(refusal, recipe, tiny_run, tiny_data, name):
+def test_a_gpu_that_is_not_there_is_said(refusal, recipe, tiny_run, tiny_data, monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     given = ("--config", recipe) if name == "train_det" else ("--checkpoint", tiny_run)
     given += ("--input", tiny_data) if name == "predict_det" else ()
     assert "--device cuda: torch sees no GPU here" in refusal(name, *given, "--device", "cuda")
