@@ -25,7 +25,7 @@ from detection.benchmark.reference_loader import ReferenceImages, reference_load
 from detection.benchmark.report import Measured, Row
 from detection.benchmark.timing import in_turns, settle
 from detection.config import AugmentSettings, Config
-from detection.data.dataset import UNDECODABLE, Annotations, read_size, why_undecodable
+from detection.data.dataset import Annotations, read_image
 from detection.data.loader import DetectionDataset, training_loader
 from detection.data.transforms import TrainTransform
 from detection.errors import UserError
@@ -178,22 +178,14 @@ def find_pictures(folder: str) -> list[Path]:
     return files
 
 
-def size_of(file: Path) -> tuple[int, int]:
-    """Rows and columns of a picture.
+def annotate(files: list[Path]) -> Annotations:
+    """A set of these pictures with random objects.
 
     Raises:
-        UserError: it is none.
+        UserError: one of them does not decode.
     """
-    try:
-        return read_size(file)
-    except UNDECODABLE as error:
-        raise UserError(f"--pictures: {file}: {why_undecodable(error)}; restore or remove the file") from error
-
-
-def annotate(files: list[Path]) -> Annotations:
-    """A set of these pictures with random objects."""
     rng = np.random.default_rng(0)
-    sizes = [size_of(file) for file in files]
+    sizes = [read_image(file).shape[:2] for file in files]
     count = OBJECTS * len(files)
     return Annotations(
         class_names=("thing",),
